@@ -27,8 +27,8 @@ find_python() {
         "$HOME"/.pyenv/versions/*/bin/python3 /opt/*/bin/python3 /opt/homebrew/bin/python3.1[2-4] /usr/local/bin/python3.1[2-4]; do
         candidate=$(command -v "$candidate" 2>/dev/null) || continue
         if is_usable "$candidate"; then
-            # The real interpreter, not a shim that changes its mind with the folder.
-            "$candidate" -c 'import sys; print(sys.executable)'
+            # The real interpreter: not a shim that changes its mind with the folder, not an environment that may go.
+            "$candidate" -c 'import sys; print(getattr(sys, "_base_executable", "") or sys.executable)'
             return
         fi
     done
