@@ -21,6 +21,10 @@ WORKDIR /home/jetloom
 ENTRYPOINT ["jetloom"]
 
 FROM runtime AS shop
+# A named volume takes its owner from the folder it covers.
+USER root
+RUN install --directory --owner jetloom /ledger
+USER jetloom
 COPY --chown=root:root services /app/services
 ENV PYTHONPATH=/app
 WORKDIR /app
