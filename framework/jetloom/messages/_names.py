@@ -38,9 +38,7 @@ def unescape_token(token: str) -> str:
     """The text that `escape_token` was given (unless it was cut)."""
     if "=" not in token:
         return token
-    return _ESCAPED.sub(
-        lambda found: bytes([int(found[1], 16)]), token.encode()
-    ).decode(errors="replace")
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), token.encode()).decode(errors="replace")
 
 
 def join_name(*parts: str | int) -> str:
@@ -68,9 +66,7 @@ def check_run_id(run: str) -> str:
 
 def check_handler(handler: str) -> str:
     if not HANDLER.fullmatch(handler):
-        raise NameInvalid(
-            "handler", handler, "dotted lower-case words such as orders.reserve"
-        )
+        raise NameInvalid("handler", handler, "dotted lower-case words such as orders.reserve")
     return handler
 
 
@@ -257,10 +253,7 @@ class Names:
         return f"$KV.{self.markers_bucket}.note.{run}.{inc}.{step}.{escape_token(key)}"
 
     def markers_of(self, run: str, inc: int) -> tuple[str, ...]:
-        return tuple(
-            f"$KV.{self.markers_bucket}.{kind}.{run}.{inc}.>"
-            for kind in ("emit", "effect", "note")
-        )
+        return tuple(f"$KV.{self.markers_bucket}.{kind}.{run}.{inc}.>" for kind in ("emit", "effect", "note"))
 
     def index(self, status: str, workflow: str, run: str) -> str:
         return f"$KV.{self.index_bucket}.{status}.{escape_token(workflow)}.{run}"
@@ -285,6 +278,14 @@ class Names:
     def dead_letter(self, module: str, handler: str) -> str:
         return f"{self.namespace}.dlq.{escape_token(module)}.{escape_token(handler)}"
 
+    # -- modules
+    def kv_bucket(self, bucket: str) -> str:
+        """A bucket of the modules' own; apart from the engine's, whatever its name."""
+        return f"{self.namespace}_kv_{bucket}"
+
+    def rpc(self, service: str, endpoint: str) -> str:
+        return f"{self.namespace}.rpc.{service}.{endpoint}"
+
     # -- parsing
     def parse_mailbox(self, subject: str) -> MailboxAddress | None:
         """What a mailbox or wake subject says; None when it is not one of this namespace."""
@@ -305,9 +306,7 @@ class Names:
             case (("cancel" | "action"), 1):
                 return MailboxAddress(kind, run, id=rest[0])
             case "message", 2:
-                return MailboxAddress(
-                    kind, run, id=rest[1], name=unescape_token(rest[0])
-                )
+                return MailboxAddress(kind, run, id=rest[1], name=unescape_token(rest[0]))
             case "result", count if count >= 4:
                 inc, step, attempt = rest[-3:]
                 if not (inc.isdigit() and attempt.isdigit()):
@@ -328,9 +327,7 @@ class Names:
         parts = subject[len(prefix) :].split(".") if subject.startswith(prefix) else []
         if len(parts) < 5 or not (parts[-3].isdigit() and parts[-1].isdigit()):
             return None
-        return TaskAddress(
-            ".".join(parts[:-4]), parts[-4], int(parts[-3]), parts[-2], int(parts[-1])
-        )
+        return TaskAddress(".".join(parts[:-4]), parts[-4], int(parts[-3]), parts[-2], int(parts[-1]))
 
     def run_of_journal(self, subject: str) -> str:
         return subject.rpartition(".run.")[2]

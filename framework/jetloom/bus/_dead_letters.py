@@ -1,0 +1,158 @@
+"""What could not be processed, with everything that is needed to understand and replay it."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ..errors import (
+    DecodeFailed,
+    Disconnected,
+    ErrorClass,
+    ErrorInfo,
+    NotFound,
+    OutcomeUnknown,
+    PayloadTooLarge,
+)
+from ..messages import Names, copied, escape_token
+from ..transport import Delivery, Stored, Transport
+
+H_DLQ = "Jetloom-Dlq"
+"""JSON with every field of the dead letter but its body."""
+
+STACK_CHARACTERS_MAX = 8_000
+HEADERS_CHARACTERS_MAX = 16_000
+"""Of what is copied into one header: both, escaped as JSON, stay below the server's 64 KiB of headers."""
+
+TRIES_MAX = 5
+
+
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`sequence` is its own in the dead letters, `source_sequence` that of the event. `data` is the event's body,
+    empty when `truncated` (there was no room for it; the event is still in its stream for a while)."""
+
+    module: str
+    handler: str
+    code: str
+    reason: str
+    error_class: ErrorClass
+    subject: str
+    stream: str
+    source_sequence: int
+    deliveries: int
+    at: float = 0
+    headers: dict[str, str] = {}
+    stack: str = ""
+    truncated: bool = False
+    sequence: int = 0
+    data: bytes = b""
+
+
+class DeadLetters:
+    """Writes dead letters."""
+
+    def __init__(self, transport: Transport, names: Names) -> None:
+        self._transport = transport
+        self._names = names
+
+    async def add(
+        self, module: str, handler: str, delivery: Delivery, info: ErrorInfo, error: BaseException, now: float
+    ) -> int:
+        """Stores it; its sequence. Raises `OutcomeUnknown` when there was no answer for some seconds."""
+        letter = DeadLetter(
+            module=module,
+            handler=handler,
+            code=info.code,
+            reason=info.message,
+            error_class=info.error_class,
+            subject=delivery.subject,
+            stream=delivery.stream,
+            source_sequence=delivery.sequence,
+            deliveries=delivery.count,
+            at=now,
+            headers=_bounded(delivery.headers),
+            stack=_stack(error),
+        )
+        try:
+            return await self._append(letter, delivery.data, delivery.headers)
+        except PayloadTooLarge:
+            # Body and headers together are over the limit: the reason is worth more, the body has its own stream.
+            letter = msgspec.structs.replace(letter, stack="", truncated=True)
+            return await self._append(letter, b"", delivery.headers)
+
+    async def _append(self, letter: DeadLetter, data: bytes, original: Mapping[str, str]) -> int:
+        subject = self._names.dead_letter(letter.module, letter.handler)
+        headers = {**copied(original), H_DLQ: msgspec.json.encode(letter).decode("ascii", "backslashreplace")}
+        message_id = f"{letter.module}.{letter.handler}.{letter.stream}.{letter.source_sequence}"
+        for number in range(TRIES_MAX):
+            try:
+                done = await self._transport.append(subject, data, headers=headers, message_id=message_id)
+            except (OutcomeUnknown, Disconnected):
+                if number == TRIES_MAX - 1:
+                    raise
+                await asyncio.sleep(0.1 * 2**number)
+            else:
+                return done.sequence
+        raise OutcomeUnknown(subject, "no answer")
+
+
+async def get_dead_letter(transport: Transport, names: Names, sequence: int) -> DeadLetter:
+    """Raises `NotFound`."""
+    stored = await transport.get(names.dlq_stream, sequence)
+    if stored is None:
+        raise NotFound(
+            f"no dead letter {sequence}: it was never there, dropped, or older than its retention",
+            sequence=sequence,
+        )
+    return _read(stored)
+
+
+async def list_dead_letters(
+    transport: Transport,
+    names: Names,
+    *,
+    module: str = "",
+    handler: str = "",
+    limit: int = 50,
+    after: int = 0,
+) -> tuple[Sequence[DeadLetter], int]:
+    """A page in the order of arrival, and the cursor of the next one (0: no more)."""
+    subject = ".".join(
+        (
+            names.namespace,
+            "dlq",
+            escape_token(module) if module else "*",
+            escape_token(handler) if handler else "*",
+        )
+    )
+    page = await transport.read(names.dlq_stream, subject, after=after, limit=limit)
+    return [_read(stored) for stored in page], page[-1].sequence if len(page) == limit else 0
+
+
+def _read(stored: Stored) -> DeadLetter:
+    text = stored.headers.get(H_DLQ, "")
+    try:
+        letter = msgspec.json.decode(text, type=DeadLetter)
+    except msgspec.MsgspecError as error:
+        raise DecodeFailed(f"dead letter {stored.sequence}", str(error)) from error
+    return msgspec.structs.replace(
+        letter, sequence=stored.sequence, data=stored.data, at=letter.at or stored.at
+    )
+
+
+def _stack(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))[-STACK_CHARACTERS_MAX:]
+
+
+def _bounded(headers: Mapping[str, str]) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    left = HEADERS_CHARACTERS_MAX
+    for name, value in headers.items():
+        left -= len(name) + len(value)
+        if left < 0:
+            break
+        kept[name] = value
+    return kept

@@ -1,0 +1,97 @@
+"""What a module gets from its host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast, overload
+
+import msgspec
+
+from ..bus import Bus
+from ..clock import Clock
+from ..errors import InvalidInput, Unavailable
+from ..messages import Names
+from ..rpc import Rpc
+from ..stores import KeyValue, kv_asset
+from ..telemetry import Metrics
+from ..transport import Transport
+from ..types import JSON
+
+if TYPE_CHECKING:
+    from ._module import Module
+    from ._ports import Workflows
+
+
+class Runtime:
+    """The services of one module. It is complete in `init`; its parts may be kept until `shutdown` has returned."""
+
+    def __init__(
+        self,
+        module_id: str,
+        *,
+        transport: Transport,
+        names: Names,
+        clock: Clock,
+        metrics: Metrics,
+        bus: Bus,
+        rpc: Rpc,
+        config: msgspec.Struct | None,
+        workflows: Workflows | None,
+        find_module: Callable[[str], Module],
+        replicas: int = 1,
+    ) -> None:
+        self.id = module_id
+        self.transport = transport
+        self.names = names
+        self.clock = clock
+        self.metrics = metrics
+        self.bus = bus
+        self.rpc = rpc
+        self.config = config
+        self.logger = logging.getLogger(f"jetloom.modules.{module_id}")
+        self._workflows = workflows
+        self._find_module = find_module
+        self._replicas = replicas
+        self._buckets: dict[tuple[str, object], object] = {}
+
+    @property
+    def workflows(self) -> Workflows:
+        """Starts, steers and reads runs. Raises `Unavailable` in a process without a client for them."""
+        if self._workflows is None:
+            raise Unavailable("this process has no client for workflows")
+        return self._workflows
+
+    def config_as[C: msgspec.Struct](self, kind: type[C]) -> C:
+        """The module's configuration as its own type. Raises `InvalidInput` when it is another one."""
+        if not isinstance(self.config, kind):
+            raise InvalidInput(f"module {self.id!r} declares no config of type {kind.__name__}")
+        return self.config
+
+    @overload
+    def kv(self, bucket: str) -> KeyValue[JSON]: ...
+    @overload
+    def kv[T](self, bucket: str, value_type: type[T]) -> KeyValue[T]: ...
+
+    def kv(self, bucket: str, value_type: object = JSON) -> object:
+        """A bucket of values of one type, shared by all modules of the namespace; made at its first use."""
+        key = (bucket, value_type)
+        found = self._buckets.get(key)
+        if found is None:
+            asset = kv_asset(self.names, bucket, replicas=self._replicas)
+            name = self.names.kv_bucket(bucket)
+            found = KeyValue[object](self.transport, name, value_type, asset=asset, clock=self.clock)
+            self._buckets[key] = found
+        return found
+
+    @overload
+    def module(self, module_id: str) -> Module: ...
+    @overload
+    def module[M: Module](self, module_id: str, kind: type[M]) -> M: ...
+
+    def module(self, module_id: str, kind: type[Module] | None = None) -> Module:
+        """Another module of this process. Raises `ModuleNotLocal` for one that runs elsewhere: use `rpc`."""
+        found = self._find_module(module_id)
+        if kind is not None and not isinstance(found, kind):
+            raise InvalidInput(f"module {module_id!r} is a {type(found).__name__}, not a {kind.__name__}")
+        return cast("Module", found)

@@ -1,0 +1,18 @@
+"""Typed state on the transport.
+
+Every conditional write has three ends: it is stored, another was first (`ConditionFailed`), or nobody can say
+(`OutcomeUnknown`), and the last only after the subject was read back for this write's own nonce.
+"""
+
+from ._assets import dlq_asset, events_asset, kv_asset, markers_asset
+from ._kv import Change, Entry, KeyValue
+
+__all__ = [
+    "Change",
+    "Entry",
+    "KeyValue",
+    "dlq_asset",
+    "events_asset",
+    "kv_asset",
+    "markers_asset",
+]
