@@ -1,0 +1,299 @@
+"""The composition root: the only place that knows all units.
+
+An `App` is one process. It starts, in this order: its own server (`embedded`), the connection, the namespace's
+assets, the health server, the definitions of its workflow files, its modules, and then either an engine, which runs
+the steps of these modules itself, or a worker for them. It stops in the opposite order, within one deadline: what
+comes last takes what time is left. A start that fails or is cancelled has stopped what it began.
+
+Nothing is started before every target is known to be good: a file with a mistake registers nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .clock import SYSTEM_CLOCK, Clock
+from .errors import DefinitionInvalid, InvalidInput, StartFailed
+from .messages import Names
+from .telemetry import Metrics, get_logger
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .engine import Client, Engine, Worker
+    from .runtime import Health, Host, Module, StepHandler
+    from .transport import Transport
+
+_logger = get_logger("app")
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+STORE = Path(".jetloom")
+"""Where an embedded server keeps its streams, in the working folder."""
+
+WORKFLOW_SUFFIXES = (".yaml", ".yml")
+
+STOP_SECONDS_MIN = 0.5
+"""What every part gets at the stop, even when those before it used up the deadline: time to close a socket."""
+
+
+class Targets(msgspec.Struct, frozen=True):
+    """What a process was asked to run."""
+
+    modules: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a started process says of itself. `seconds`: how long the start took."""
+
+    nats_url: str
+    own_server: bool
+    server_version: str
+    namespace: str
+    engine: bool
+    workflows: tuple[str, ...]
+    modules: tuple[str, ...]
+    http_url: str
+    seconds: float
+
+
+def read_targets(targets: Sequence[str]) -> Targets:
+    """Sorts targets into modules and workflow files. Raises `StartFailed` with everything that is neither."""
+    modules: list[str] = []
+    files: list[Path] = []
+    problems: list[str] = []
+    for target in targets:
+        path = Path(target)
+        if path.is_dir():
+            inside = sorted(
+                each for each in path.rglob("*") if each.suffix in WORKFLOW_SUFFIXES and each.is_file()
+            )
+            if not inside:
+                problems.append(f"{target}: the folder holds no workflow files (*.yaml, *.yml)")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        elif ":" in target and not any(sign in target for sign in "/\\ "):
+            modules.append(target)
+        else:
+            problems.append(
+                f"{target}: no file or folder, and not of the form package.module:Class{_suggest(path)}"
+            )
+    if problems:
+        raise StartFailed(problems)
+    return Targets(tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(files)))
+
+
+def _suggest(path: Path) -> str:
+    folder = path.parent
+    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {folder / close[0]}?" if close else ""
+
+
+def read_definitions(files: Sequence[Path]) -> list[tuple[Path, str]]:
+    """The texts of workflow files, all checked. Raises `DefinitionInvalid` with the findings of all of them."""
+    from .workflows import check_text
+
+    texts: list[tuple[Path, str]] = []
+    findings: list[str] = []
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{path}: can't be read: {error}") from error
+        _, found = check_text(text, source=str(path))
+        findings += [str(finding) for finding in found]
+        texts.append((path, text))
+    if findings:
+        raise DefinitionInvalid(", ".join(str(path) for path in files), findings)
+    return texts
+
+
+class App:
+    """One process of jetloom. `start()` returns when it serves; both methods may be called twice."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        targets: Sequence[str] = (),
+        *,
+        engine: bool = False,
+        embedded: bool = False,
+        store: Path | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._with_engine = engine
+        self._embedded = embedded
+        self._store = store
+        self._clock = clock
+        self._names = Names(settings.namespace, settings.shards)
+        self._metrics = Metrics()
+        self._parts: list[tuple[str, Callable[[float], Awaitable[None]]]] = []
+        self._kill: Callable[[], None] | None = None
+        self._summary: Summary | None = None
+
+    async def start(self) -> None:
+        """Returns when everything serves. Raises what stands in the way: `StartFailed`, `DefinitionInvalid`,
+        `VersionConflict`, `NatsUnavailable`, `ServerTooOld`, `AssetDrifted`."""
+        if self._parts:
+            return
+        began = self._clock.monotonic()
+        try:
+            await self._start(began)
+        except BaseException:
+            await asyncio.shield(self.stop(STOP_SECONDS_MIN))
+            raise
+
+    async def _start(self, began: float) -> None:
+        from .runtime import load_modules
+
+        targets = read_targets(self._targets)
+        texts = read_definitions(targets.files)
+        modules = load_modules(targets.modules)
+        transport, url, own = await self._connect()
+        await self._ensure_assets(transport)
+        client = self._make_client(transport)
+        host = self._make_host(modules, transport, client)
+        http_port = await self._serve_health(host)
+        workflows = [name for path, text in texts for name in await client.register(text, source=str(path))]
+        await self._start_work(transport, host)
+        self._summary = Summary(
+            nats_url=url,
+            own_server=own,
+            server_version=transport.server.version,
+            namespace=self._settings.namespace,
+            engine=self._with_engine,
+            workflows=tuple(sorted(workflows)),
+            modules=tuple(module.id for module in host.modules),
+            http_url=f"http://127.0.0.1:{http_port}",
+            seconds=self._clock.monotonic() - began,
+        )
+        _logger.info(
+            "started",
+            extra={
+                "engine": self._with_engine,
+                "modules": list(self._summary.modules),
+                "workflows": list(self._summary.workflows),
+                "server": f"{url} {transport.server.version}",
+                "profile": self._settings.profile,
+            },
+        )
+
+    async def stop(self, deadline: float = 10.0) -> None:
+        """Drains: takes nothing new, lets work under way end within `deadline` seconds, hands the rest back."""
+        self._summary = None
+        ends = self._clock.monotonic() + deadline
+        while self._parts:
+            name, stop = self._parts.pop()
+            left = max(ends - self._clock.monotonic(), STOP_SECONDS_MIN)
+            try:
+                await stop(left)
+            except Exception as error:  # the supervisor of the stop: what is below must still be stopped
+                _logger.error("a part did not stop", extra={"part": name}, exc_info=error)
+
+    def kill(self) -> None:
+        """Ends what would outlive this process. Safe to call from a signal handler."""
+        if self._kill is not None:
+            self._kill()
+
+    def summary(self) -> Summary:
+        """Raises `StartFailed` unless the app is started."""
+        if self._summary is None:
+            raise StartFailed(["the app is not started"])
+        return self._summary
+
+    def health(self, host: Host) -> Health:
+        """The host's health; not ready before the engine or worker serves, and while it drains."""
+        found = host.health()
+        if self._summary is not None:
+            return found
+        return msgspec.structs.replace(found, ready=False, problems=[*found.problems, "starting or stopping"])
+
+    # -- parts, in their start order
+    async def _connect(self) -> tuple[Transport, str, bool]:
+        from .transport import connect
+
+        url, own = self._settings.nats_url, False
+        if not url and self._embedded:
+            url, own = await self._start_server(), True
+        url = url or DEFAULT_URL
+        transport = await connect(url, name=self._connection_name())
+        self._add("connection", lambda _: transport.close())
+        return transport, url, own
+
+    async def _start_server(self) -> str:
+        from .transport import EmbeddedServer
+
+        server = EmbeddedServer(self._store or STORE)
+        self._kill = server.kill
+        self._add("server", lambda _: server.stop())
+        await server.start()
+        return server.url
+
+    async def _ensure_assets(self, transport: Transport) -> None:
+        from .transport import namespace_assets
+
+        for asset in namespace_assets(self._names, replicas=self._settings.replicas):
+            await transport.ensure(asset)
+
+    def _make_client(self, transport: Transport) -> Client:
+        from .engine import Client
+
+        return Client(transport, self._names, clock=self._clock)
+
+    def _make_host(self, modules: Sequence[type[Module]], transport: Transport, client: Client) -> Host:
+        from .runtime import Host
+
+        host = Host(
+            modules, transport, self._settings, clock=self._clock, metrics=self._metrics, workflows=client
+        )
+        if host.problems:
+            raise StartFailed(host.problems)
+        return host
+
+    async def _serve_health(self, host: Host) -> int:
+        from .http import HealthServer
+
+        server = HealthServer(self._metrics, lambda: self.health(host), port=self._settings.http_port)
+        await server.start()
+        self._add("health", lambda _: server.stop())
+        return server.port
+
+    async def _start_work(self, transport: Transport, host: Host) -> None:
+        """Modules first, then what runs their steps; both drain side by side, and modules shut down after it."""
+        self._add("modules", lambda _: host.stop())
+        await host.start()
+        work = self._make_work(transport, host.steps)
+
+        async def drain(seconds: float) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(host.drain(seconds))
+                if work is not None:
+                    group.create_task(work.stop(seconds))
+
+        self._add("work", drain)
+        if work is not None:
+            await work.start()
+
+    def _make_work(self, transport: Transport, steps: Mapping[str, StepHandler]) -> Engine | Worker | None:
+        from .engine import Engine, Worker
+
+        if self._with_engine:
+            return Engine(transport, self._names, clock=self._clock, handlers=steps)
+        if steps:
+            return Worker(transport, self._names, clock=self._clock, handlers=steps)
+        return None
+
+    def _connection_name(self) -> str:
+        return "jetloom-engine" if self._with_engine else "jetloom-modules"
+
+    def _add(self, name: str, stop: Callable[[float], Awaitable[None]]) -> None:
+        self._parts.append((name, stop))
