@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
 from heapq import heapify, heappop, heappush
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._timer_count = 0
         self._cancelled = 0
-        self._random = None if seed is None else random.Random(seed)
+        self._random = None if seed is None else Random(seed)
         self._frozen: dict[str, list[asyncio.Handle]] = {}
         self._killed: set[str] = set()
         self._graves: list[asyncio.Task[Any]] = []
@@ -292,7 +292,7 @@ class VirtualClock:
 
     def __init__(self, loop: VirtualLoop, seed: int = 0) -> None:
         self._loop = loop
-        self._random = random.Random(seed)
+        self._random = Random(seed)
 
     def now(self) -> float:
         return EPOCH + self._loop.time()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
+from random import Random
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from jetloom.transport._memory_faults import Calm, Fate, Op
+from jetloom.transport import Calm, Fate, Op
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +54,7 @@ class SeededFaults(Calm):
         self.on_before: Callable[[Op], Awaitable[None] | None] | None = None
         self.on_applied: Callable[[Op], None] | None = None
         self.on_after: Callable[[Op], Awaitable[None] | None] | None = None
-        self._draw = random.Random(seed).random
+        self._draw = Random(seed).random
         self._separated: set[frozenset[str]] = set()
 
     def calm(self) -> None:
