@@ -8,6 +8,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from ..errors import InvalidInput
+from ..types import JSON  # msgspec reads the annotation
 from . import _session
 from ._common import Common, current_actor, parse_duration, read_json
 from ._emit import say, show
@@ -15,7 +16,6 @@ from ._process import run_command
 
 if TYPE_CHECKING:
     from ..bus import DeadLetter, Event
-    from ..types import JSON
 
 events = App(name="events", help="Watch the events of the namespace.", help_format="plaintext")
 dlq = App(

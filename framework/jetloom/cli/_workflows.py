@@ -8,6 +8,7 @@ import msgspec
 from cyclopts import App
 
 from ..errors import WorkflowNotFound
+from ..types import JSON  # msgspec reads the annotation
 from . import _session
 from ._common import Common
 from ._emit import show
@@ -16,7 +17,6 @@ from ._process import run_command
 if TYPE_CHECKING:
     from ..messages import Names
     from ..transport import Transport
-    from ..types import JSON
 
 app = App(name="workflows", help="Look at the workflows that are registered.", help_format="plaintext")
 
