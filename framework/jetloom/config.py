@@ -87,9 +87,8 @@ def load_settings(environ: Mapping[str, str] | None = None, *, folder: Path | No
     problems.extend(_unknown_settings(environ, modules))
     if problems:
         raise ConfigInvalid(problems)
-    return Settings(
-        **cast("dict[str, str]", values), config=str(path or ""), modules=modules, sources=sources
-    )
+    values.update(config=str(path or ""), modules=modules, sources=sources)
+    return msgspec.convert(values, Settings)
 
 
 class Loaded[C](msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from ..messages import Names
@@ -20,7 +20,7 @@ QUEUE_MAX = 10_000
 @asynccontextmanager
 async def follow_events(
     transport: Transport, names: Names, pattern: str = ">", *, after: int | None = None
-) -> AsyncIterator[AsyncIterator[Event[JSON]]]:
+) -> AsyncGenerator[AsyncIterator[Event[JSON]]]:
     """Events that match, in order, until the block is left: those after sequence `after`, or new ones only.
 
     A payload that is no JSON becomes text. A reader slower than 10,000 events misses the oldest.

@@ -41,9 +41,9 @@ class HealthServer:
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/livez", self._serve_live)
         app.router.add_get("/readyz", self._serve_ready)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
-        site = web.TCPSite(runner, self._host, self._wanted, shutdown_timeout=SHUTDOWN_SECONDS)
+        site = web.TCPSite(runner, self._host, self._wanted)
         try:
             await site.start()
         except OSError as error:

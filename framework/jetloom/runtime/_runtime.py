@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, overload
 
 import msgspec
 
@@ -94,4 +94,4 @@ class Runtime:
         found = self._find_module(module_id)
         if kind is not None and not isinstance(found, kind):
             raise InvalidInput(f"module {module_id!r} is a {type(found).__name__}, not a {kind.__name__}")
-        return cast("Module", found)
+        return found

@@ -5,12 +5,22 @@ Every conditional write has three ends: it is stored, another was first (`Condit
 """
 
 from ._assets import dlq_asset, events_asset, kv_asset, markers_asset
+from ._blobs import BlobStore
+from ._index import IndexRow, IndexStore, IndexValue
+from ._journal import JournalStore, Line, NewerVersion
 from ._kv import Change, Entry, KeyValue
 
 __all__ = [
+    "BlobStore",
     "Change",
     "Entry",
+    "IndexRow",
+    "IndexStore",
+    "IndexValue",
+    "JournalStore",
     "KeyValue",
+    "Line",
+    "NewerVersion",
     "dlq_asset",
     "events_asset",
     "kv_asset",

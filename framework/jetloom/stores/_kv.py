@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -76,6 +76,7 @@ class KeyValue[T]:
         self._decoder = None if value_type is JSON else msgspec.json.Decoder(value_type)
         self._asset = asset
         self._ensuring = asyncio.Lock()
+        self._ensured = False
         self._clock = clock
 
     # -- reading
@@ -110,7 +111,7 @@ class KeyValue[T]:
         return [entry.key for entry in await self.entries(pattern)]
 
     @asynccontextmanager
-    async def watch(self, pattern: str = ">") -> AsyncIterator[AsyncIterator[Change[T]]]:
+    async def watch(self, pattern: str = ">") -> AsyncGenerator[AsyncIterator[Change[T]]]:
         """The present entries that match, then every change, until the block is left.
 
         A slow reader misses intermediate values of a key, never the last one.
@@ -228,12 +229,12 @@ class KeyValue[T]:
         return await self._transport.last(self._stream, self._prefix + key)
 
     async def _ready(self) -> None:
-        if self._asset is None:
+        if self._asset is None or self._ensured:
             return
         async with self._ensuring:
-            if self._asset is not None:
+            if not self._ensured:
                 await self._transport.ensure(self._asset)
-                self._asset = None
+                self._ensured = True
 
     def _entry(self, stored: Stored) -> Entry[T]:
         key = stored.subject.removeprefix(self._prefix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -45,7 +45,7 @@ def current() -> Context:
 
 
 @contextmanager
-def use(context: Context) -> Iterator[Context]:
+def use(context: Context) -> Generator[Context]:
     """Makes `context` the current one inside the block, and in the tasks started there."""
     token = _current.set(context)
     try:
