@@ -55,26 +55,33 @@ def read_ledger(path: Path) -> list[Movement]:
     return [Movement(*row) for row in rows]
 
 
-def read_journal(bodies: list[bytes]) -> list[Record]:
-    """All records of one journal, in order, from its messages as they are stored.
+def read_entries(bodies: list[bytes]) -> list[Record]:
+    """All entries of one journal, in order, from its messages as they are stored; snapshots are opened and left out.
 
     A finished run is one message: a snapshot that holds the earlier entries (base64 of deflated JSON lines), and what
     the last entry adds.
     """
-    entries: dict[int, list[Record]] = {}
+    entries: dict[int, Record] = {}
     for body in bodies:
         _collect(cast("Record", json.loads(body)), entries)
-    return [record for n in sorted(entries) for record in entries[n]]
+    return [entries[n] for n in sorted(entries)]
 
 
-def _collect(entry: Record, entries: dict[int, list[Record]]) -> None:
+def _collect(entry: Record, entries: dict[int, Record]) -> None:
     records = cast("list[Record]", entry.get("records", []))
     for record in records:
         if record["t"] == "snapshot" and record.get("history"):
-            lines = zlib.decompress(base64.b64decode(record["history"])).splitlines()
-            for line in lines:
+            for line in zlib.decompress(base64.b64decode(record["history"])).splitlines():
                 _collect(cast("Record", json.loads(line)), entries)
-    entries[int(entry["n"])] = [record for record in records if record["t"] != "snapshot"]
+    entries[int(entry["n"])] = {
+        **entry,
+        "records": [record for record in records if record["t"] != "snapshot"],
+    }
+
+
+def read_journal(bodies: list[bytes]) -> list[Record]:
+    """All records of one journal, in order."""
+    return [record for entry in read_entries(bodies) for record in cast("list[Record]", entry["records"])]
 
 
 def _runs(messages: list[Msg]) -> list[Run]:

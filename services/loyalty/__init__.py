@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
 
-from jetloom import ConditionFailed, Module, Runtime, TaskFailed, step
+from jetloom import Module, Runtime, TaskFailed, step
 from services.contracts import Id
 
 CENTS_PER_POINT = 100
@@ -36,6 +34,5 @@ class Loyalty(Module):
             raise TaskFailed("loyalty.no_account", f"{request.customer} has no account")
         points = Points(request.amount_cents // CENTS_PER_POINT)
         # One key per order: points that were given are not given again.
-        with contextlib.suppress(ConditionFailed):
-            await self._points.create(f"{request.customer}.{request.order}", points)
+        await self._points.modify(f"{request.customer}.{request.order}", lambda found: found or points)
         return points

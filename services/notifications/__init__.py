@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from jetloom import ConditionFailed, Event, Module, Runtime, on
+from jetloom import Event, Module, Runtime, on
+from jetloom.errors import ConditionFailed
 from services.contracts import Id
 
 TEXTS = {
