@@ -12,12 +12,23 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from jetloom.testing import VirtualClock, VirtualLoop, run_virtual
-from jetloom.transport import Delivery, MemoryServer, MemoryTransport, Pull, StreamAsset, Transport
+from jetloom.transport import (
+    ConsumerAsset,
+    Delivery,
+    MemoryServer,
+    MemoryTransport,
+    Pull,
+    StreamAsset,
+    Transport,
+)
 
 PATIENCE_SECONDS = 10.0
 """How long a condition may take: far above what either server needs, so that a slow machine fails nothing."""
 
 POLL_SECONDS = 0.01
+
+SLACK = 0.35
+"""How late a real server and a busy machine may be."""
 
 _numbers = itertools.count(1)
 
@@ -229,6 +240,14 @@ async def stream(world: World, transport: Transport, **fields: Any) -> tuple[str
     world.made.append(name)
     fields.setdefault("storage", "memory")
     await transport.ensure(StreamAsset(name=name, subjects=(f"{prefix}.>",), **fields))
+    return name, prefix
+
+
+async def work_queue(world: World, transport: Transport, **fields: Any) -> tuple[str, str]:
+    """A work queue with one consumer `c` that redelivers after half a second."""
+    name, prefix = await stream(world, transport, retention="workqueue", discard="new")
+    fields.setdefault("ack_wait", 0.5)
+    await transport.ensure(ConsumerAsset(stream=name, name="c", **fields))
     return name, prefix
 
 

@@ -29,7 +29,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def rfc3339(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 def next_due(subject: str, rule: str, zone: str, after: float) -> tuple[float, bool]:
@@ -38,15 +38,16 @@ def next_due(subject: str, rule: str, zone: str, after: float) -> tuple[float, b
         try:
             moment = datetime.fromisoformat(rule[4:].strip())
         except ValueError:
-            raise _refused(subject, 10189, "message schedule pattern is invalid") from None
+            raise _refused(subject, 10189, "message schedules pattern is invalid") from None
         if moment.tzinfo is None or zone:
-            raise _refused(subject, 10189, "message schedule pattern is invalid")
+            raise _refused(subject, 10189, "message schedules pattern is invalid")
         return moment.timestamp(), False
     if rule.startswith("@every "):
         every = parse_duration(rule[7:].strip())
         if every is None or every < 1:
-            raise _refused(subject, 10189, "message schedule pattern is invalid")
-        return float(int(after)) + every, True
+            raise _refused(subject, 10189, "message schedules pattern is invalid")
+        # On the full second, as the server rounds.
+        return float(int(after + 0.5)) + every, True
     return _next_cron(subject, _NAMED.get(rule, rule), zone, after), True
 
 
@@ -54,15 +55,15 @@ def _next_cron(subject: str, rule: str, zone: str, after: float) -> float:
     from cronsim import CronSim, CronSimError
 
     if len(rule.split()) != 6:
-        raise _refused(subject, 10189, "message schedule pattern is invalid")
+        raise _refused(subject, 10189, "message schedules pattern is invalid")
     try:
         place = ZoneInfo(zone) if zone else UTC
     except (ZoneInfoNotFoundError, ValueError):
-        raise _refused(subject, 10223, "message schedule time zone is invalid") from None
+        raise _refused(subject, 10223, "message schedules time zone is invalid") from None
     try:
         return next(CronSim(rule, datetime.fromtimestamp(after, place))).timestamp()
     except (CronSimError, StopIteration):
-        raise _refused(subject, 10189, "message schedule pattern is invalid") from None
+        raise _refused(subject, 10189, "message schedules pattern is invalid") from None
 
 
 def _refused(subject: str, code: int, description: str) -> Refused:

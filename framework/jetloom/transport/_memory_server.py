@@ -279,7 +279,12 @@ class MemoryServer:
         if stream.asset.retention == "workqueue":
             mine = asset.filters or (">",)
             for other in stream.consumers.values():
-                if any(overlap(a, b) for a in mine for b in other.asset.filters or (">",)):
+                theirs = other.asset.filters or (">",)
+                if mine == theirs == (">",):
+                    raise Refused(
+                        what, 10099, "multiple non-filtered consumers not allowed on workqueue stream"
+                    )
+                if any(overlap(a, b) for a in mine for b in theirs):
                     raise Refused(what, 10100, "filtered consumer not unique on workqueue stream")
             if asset.start != "all":
                 raise Refused(what, 10101, "consumer must be deliver all on workqueue stream")

@@ -126,10 +126,10 @@ class MemoryStream:
     def _check(self, subject: str, conditions: Conditions) -> None:
         asset = self.asset
         if conditions.ttl is not None:
-            if not asset.ttl:
-                raise Refused(subject, 10166, "per-message TTL is disabled")
             if conditions.ttl < 1:
                 raise Refused(subject, 10165, "invalid per-message TTL")
+            if not asset.ttl:
+                raise Refused(subject, 10166, "per-message TTL is disabled")
         if conditions.rollup and not asset.rollup:
             raise Refused(subject, 10111, "rollup not permitted")
         if not conditions.rule:
@@ -139,7 +139,7 @@ class MemoryStream:
         next_due(subject, conditions.rule, conditions.zone, self._host.now())
         target = conditions.target
         if not target or target == subject or has_wildcard(target) or not self.accepts(target):
-            raise Refused(subject, 10190, "message schedule target is invalid")
+            raise Refused(subject, 10190, "message schedules target is invalid")
 
     def _known(self, message_id: str, now: float) -> int:
         remembered, horizon = self._remembered, now - self.asset.duplicate_window
@@ -359,7 +359,7 @@ class SourceLink:
             headers = {
                 header: value
                 for header, value in message.headers.items()
-                if not header.startswith(("Nats-Expected", "Nats-Batch", "Nats-Rollup"))
+                if not header.startswith(("Nats-Expected", "Nats-Batch"))
             }
             headers["Nats-Stream-Source"] = (
                 f"{name} {message.sequence} {source} {dest} {message.subject} memory"
