@@ -74,11 +74,7 @@ def from_headers(
 
 def to_rfc3339(seconds: float) -> str:
     """UTC with microseconds, ending in Z."""
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="microseconds")
-        .replace("+00:00", "Z")
-    )
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_rfc3339(text: str, default: float) -> float:

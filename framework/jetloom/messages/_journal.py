@@ -83,6 +83,7 @@ class StepStarted(_Record, frozen=True, tag="started"):
     step: str
     attempt: int
     where: Literal["here", "task", "wait"]
+    handler: str = ""
     cover: str = ""
     deadline: float | None = None
 
@@ -90,6 +91,8 @@ class StepStarted(_Record, frozen=True, tag="started"):
 class StepCompleted(_Record, frozen=True, tag="completed"):
     step: str
     output: JSON = None
+    noted: bool = False
+    """Whether the step left notes, which a purge has to remove."""
 
 
 class StepFailed(_Record, frozen=True, tag="failed"):
@@ -99,6 +102,7 @@ class StepFailed(_Record, frozen=True, tag="failed"):
     attempt: int
     error: ErrorInfo
     next: Literal["retry", "fail", "skip", "settle"]
+    noted: bool = False
 
 
 class StepSkipped(_Record, frozen=True, tag="skipped"):
@@ -117,6 +121,7 @@ class UndoStarted(_Record, frozen=True, tag="undo_started"):
     step: str
     attempt: int
     where: Literal["here", "task"]
+    handler: str = ""
     cover: str = ""
     deadline: float | None = None
 
@@ -223,7 +228,7 @@ class Emitted(_Record, frozen=True, tag="emitted"):
 
 
 class Snapshot(_Record, frozen=True, tag="snapshot"):
-    """The folded state before this entry, and the entries so far (base64 of deflated JSON lines)."""
+    """The folded state after this entry, and the entries before it (base64 of deflated JSON lines)."""
 
     state: msgspec.Raw
     history: str = ""
@@ -264,11 +269,13 @@ type Record = (
 
 
 class BlobRef(msgspec.Struct, frozen=True):
-    """Content-addressed bytes in the blob stream. `digest` is their SHA-256 in hexadecimal."""
+    """Content-addressed bytes in the blob stream. `digest`: SHA-256 in hexadecimal; `root`, `inc`: the owning run."""
 
     digest: str
     size: int
     chunks: int
+    root: str
+    inc: int
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):

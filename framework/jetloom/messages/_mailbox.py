@@ -47,6 +47,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     output: JSON = None
     emits: tuple[EmitRequest, ...] = ()
     error: ErrorInfo | None = None
+    noted: bool = False
+    """Whether this step wrote notes (heartbeats), in this or an earlier attempt."""
 
 
 class RunMessage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,9 +65,7 @@ class Cancel(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: as the definition says."""
 
 
-type ActionVerb = Literal[
-    "retry", "skip", "approve", "reject", "pause", "resume", "update"
-]
+type ActionVerb = Literal["retry", "skip", "approve", "reject", "pause", "resume", "update"]
 
 
 class Action(msgspec.Struct, frozen=True, omit_defaults=True):

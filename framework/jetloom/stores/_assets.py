@@ -6,11 +6,16 @@ import re
 
 from ..errors import NameInvalid
 from ..messages import Names, bucket_stream
-from ..transport import SourceAsset, StreamAsset, Transform
+from ..transport import Asset, ConsumerAsset, SourceAsset, StreamAsset, Transform
 
 DAY = 86_400.0
 EVENTS_AGE = 7 * DAY
 DLQ_AGE = 30 * DAY
+ACK_WAIT = 2.0
+"""Of the engines' consumers: after this long without an acknowledgement or beat a message is delivered again."""
+TASK_ACK_WAIT = 10.0
+DEDUPE = 30.0
+"""How long a consumed task's id is remembered: late copies within it are refused."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -69,3 +74,151 @@ def dlq_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
         replicas=replicas,
         description="dead letters",
     )
+
+
+# -- runs
+def namespace_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
+    """Everything that a namespace needs, streams before the consumers on them. Buckets of modules come with the modules."""
+    assets: list[Asset] = [
+        markers_asset(names, replicas=replicas),
+        events_asset(names, replicas=replicas),
+        dlq_asset(names, replicas=replicas),
+        _tasks(names, replicas),
+        _locks(names, replicas),
+        _bucket(names.workflows_bucket, replicas, "workflow definitions"),
+        _bucket(names.config_bucket, replicas, "live configuration"),
+        _index(names, replicas),
+        _blobs(names, replicas),
+    ]
+    for shard in range(names.shards):
+        assets += [_runs(names, shard, replicas), _mailbox(names, shard, replicas), _timers(names, shard, replicas)]
+        assets += _engine_consumers(names, shard, replicas)
+    return assets
+
+
+def task_consumer(names: Names, handler: str, *, replicas: int = 0) -> ConsumerAsset:
+    """What the workers of one handler share. Made by whoever registers a definition that names the handler."""
+    return ConsumerAsset(
+        stream=names.tasks_stream,
+        name=names.task_consumer(handler),
+        filters=(names.task_filter(handler),),
+        ack_wait=TASK_ACK_WAIT,
+        replicas=replicas,
+        description=f"tasks of {handler}",
+    )
+
+
+def _runs(names: Names, shard: int, replicas: int) -> StreamAsset:
+    # Only engines write here: rollup lets one writer empty the bucket. No delete markers: they would hide a journal's end.
+    return StreamAsset(
+        name=names.runs_stream(shard),
+        subjects=(f"$KV.{names.runs_bucket(shard)}.>",),
+        discard="new",
+        rollup=True,
+        ttl=True,
+        replicas=replicas,
+        description="journals of runs",
+    )
+
+
+def _mailbox(names: Names, shard: int, replicas: int) -> StreamAsset:
+    return StreamAsset(
+        name=names.mailbox_stream(shard),
+        # A subject per kind: an unknown kind is refused, instead of being stored for ever without a consumer.
+        subjects=names.mailbox_filters(shard, "start", "result", "message", "cancel", "action", "poke"),
+        retention="workqueue",
+        discard="new",
+        replicas=replicas,
+        description="what runs still have to process",
+    )
+
+
+def _timers(names: Names, shard: int, replicas: int) -> StreamAsset:
+    subjects = [names.timer_filter(shard), names.wake_filter(shard)]
+    if shard == 0:
+        subjects += [names.cron(">"), names.tick(">")]
+    return StreamAsset(
+        name=names.timers_stream(shard),
+        subjects=tuple(subjects),
+        retention="workqueue",
+        schedules=True,
+        # Not wanted, but the server turns both on with schedules; what is read back is compared with what is declared.
+        rollup=True,
+        ttl=False,
+        replicas=replicas,
+        description="timers and schedules",
+    )
+
+
+def _tasks(names: Names, replicas: int) -> StreamAsset:
+    return StreamAsset(
+        name=names.tasks_stream,
+        subjects=(names.tasks_filter(),),
+        retention="workqueue",
+        discard="new",
+        duplicate_window=DEDUPE,
+        replicas=replicas,
+        description="steps for handlers in other processes",
+    )
+
+
+def _locks(names: Names, replicas: int) -> StreamAsset:
+    return StreamAsset(
+        name=names.locks_stream,
+        subjects=(f"$KV.{names.locks_bucket}.>",),
+        discard="new",
+        messages_per_subject_max=1,
+        ttl=True,
+        replicas=replicas,
+        description="locks",
+    )
+
+
+def _index(names: Names, replicas: int) -> StreamAsset:
+    return StreamAsset(
+        name=names.index_stream,
+        subjects=(f"$KV.{names.index_bucket}.>",),
+        discard="new",
+        messages_per_subject_max=1,
+        ttl=True,
+        replicas=replicas,
+        description="where each run is",
+    )
+
+
+def _blobs(names: Names, replicas: int) -> StreamAsset:
+    return StreamAsset(
+        name=names.blobs_stream,
+        subjects=(f"{names.namespace}.blob.>",),
+        discard="new",
+        replicas=replicas,
+        description="large payloads of runs",
+    )
+
+
+def _bucket(bucket: str, replicas: int, description: str) -> StreamAsset:
+    return StreamAsset(
+        name=bucket_stream(bucket),
+        subjects=(f"$KV.{bucket}.>",),
+        discard="new",
+        messages_per_subject_max=1,
+        replicas=replicas,
+        description=description,
+    )
+
+
+def _engine_consumers(names: Names, shard: int, replicas: int) -> list[Asset]:
+    mailbox, timers = names.mailbox_stream(shard), names.timers_stream(shard)
+    consumers = [
+        (mailbox, "starts", names.mailbox_filters(shard, "start")),
+        (mailbox, "inbox", names.mailbox_filters(shard, "result", "message")),
+        (mailbox, "control", names.mailbox_filters(shard, "cancel", "action", "poke")),
+        (timers, "wakes", (names.wake_filter(shard),)),
+    ]
+    if shard == 0:
+        consumers.append((timers, "ticks", (names.tick(">"),)))
+    return [
+        # Without a limit on what is pending: the default of 1,000 lets 1,000 long bodies stop the namespace.
+        ConsumerAsset(stream=stream, name=name, filters=filters, ack_wait=ACK_WAIT, ack_pending_max=-1, replicas=replicas)
+        for stream, name, filters in consumers
+    ]

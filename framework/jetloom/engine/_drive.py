@@ -1,0 +1,534 @@
+"""Driving one run: one loop, one append in flight.
+
+Each turn looks at the state, in an order that never changes: start what may start, decide about what arrived, publish,
+acknowledge, leave. Nothing is done "when it happens": whatever a crash, a refusal or a lost connection interrupts is
+found again by the next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from ..errors import Disconnected, JetloomError, RequestTimeout
+from ..messages import Start, StopNotice, encode
+from ..types import RunStatus, StepStatus
+from ._commit import Outcome, commit, retention_of
+from ._constants import CHECK, LAZY, PACING, RETRY
+from ._context import Context
+from ._executor import Body, Executor
+from ._outputs import derive_again, input_of, perform
+from ._receive import Receiver
+from ._run import Message, Run
+from ._shell import Shell
+from ._sweep import lost_covers
+from .core import (
+    Arrived,
+    BodyEnded,
+    Definition,
+    Draft,
+    Input,
+    NoCover,
+    Release,
+    RunState,
+    Standing,
+    Suspected,
+    TakeOver,
+    TimerDue,
+    Unit,
+    decide,
+    is_undo,
+    may_ack,
+    may_start,
+    standing,
+    suspicious,
+)
+
+logger = logging.getLogger("jetloom.engine")
+
+LOST_CONNECTION_PAUSE = 0.1
+
+
+class Driver:
+    """Drives the runs of one engine."""
+
+    def __init__(self, shell: Shell, executor: Executor, receiver: Receiver) -> None:
+        self._shell = shell
+        self._executor = executor
+        self._receiver = receiver
+
+    async def drive(self, run: Run) -> None:
+        """Turns until nothing is left to do for the run here."""
+        run.since = self._shell.clock.monotonic()
+        while True:
+            run.wake.clear()
+            try:
+                busy = await self._turn(run)
+            except (RequestTimeout, Disconnected):
+                # The server is away or has no leader: whatever this turn wanted, the next one will want again.
+                await asyncio.sleep(LOST_CONNECTION_PAUSE)
+                continue
+            if run.idle:
+                return
+            if not busy:
+                await self._wait(run)
+
+    async def _turn(self, run: Run) -> bool:
+        """One look at everything; whether another one is due at once."""
+        if run.state is None and not await self._load(run):
+            return not run.idle
+        if run.hinted:
+            run.hinted = False
+            await self.refresh(run)
+        self._stop_bodies(run)
+        if run.draining:
+            return await self._give_back(run)
+        if await self._start_bodies(run):
+            return True
+        if await self._decide(run):
+            return True
+        await perform(self._shell, run, now=self._now())
+        return await self._conclude(run)
+
+    def _now(self) -> float:
+        return self._shell.clock.monotonic()
+
+    # -- state
+    async def _load(self, run: Run) -> bool:
+        """Folds the journal; False when there is none and nothing here can begin one."""
+        shell = self._shell
+        start = _start_of(run)
+        now = self._now()
+        fresh = start is not None and len(run.messages) == 1 and self._head_start(start, now)
+        if fresh:
+            run.state, run.last, run.state_tick = RunState(run.id), 0, -1
+            run.index_known = True
+        else:
+            tick = shell.tick()
+            lines = await shell.journals.read(run.id)
+            run.lose()
+            run.state = RunState(run.id)
+            for line in lines:
+                run.fold(line, shell.id)
+            run.state_tick = tick
+            if not lines and start is not None and not (start.count == 1 and start.sure(now)):
+                # The run may be over and expired: only a start that is still stored may begin it.
+                stream = shell.names.mailbox_stream(shell.names.shard(run.id))
+                if await shell.transport.get(stream, start.arrived.sequence) is None:
+                    del run.messages[start.ref]
+        if run.state.n == 0 and _start_of(run) is None:
+            await self._receiver.adopt(run)
+            if run.state is None or run.state.n == 0:
+                return False
+        await self._find_definition(run)
+        return True
+
+    def _head_start(self, start: Message, now: float) -> bool:
+        delivery = start.delivery
+        return delivery is not None and start.count == 1 and "Jetloom-New" in delivery.headers and start.sure(now)
+
+    async def _find_definition(self, run: Run) -> None:
+        state = run.state
+        if state is None or run.compiled is not None:
+            return
+        if state.started is not None:
+            run.compiled = await self._shell.definitions.find(state.started.workflow, state.started.fingerprint)
+            return
+        start = _start_of(run)
+        if start is not None and isinstance(start.arrived.body, Start):
+            body = start.arrived.body
+            run.compiled = await self._shell.definitions.find(body.workflow, body.fingerprint)
+
+    async def refresh(self, run: Run) -> None:
+        """Folds what the leader's journal has beyond the state."""
+        shell = self._shell
+        if run.state is None:
+            return
+        tick = shell.tick()
+        tail = await shell.journals.tail(run.id)
+        if tail == run.last:
+            run.state_tick = tick
+            return
+        lines = await shell.journals.read(run.id, after=run.last) if tail else []
+        if run.draft is not None:
+            run.reset()
+        if not lines:
+            run.lose()
+            run.wake.set()
+            return
+        for line in lines:
+            run.fold(line, shell.id)
+        run.state_tick = tick
+
+    # -- bodies
+    def _stop_bodies(self, run: Run) -> None:
+        state = run.state
+        if state is None:
+            return
+        for (name, attempt), body in list(run.bodies.items()):
+            unit = state.unit(name)
+            if run.draft is None and (
+                not state.pending(name, attempt)
+                or unit.where != "here"
+                or not state.holds(unit.cover, self._shell.id)
+            ):
+                body.cancel(lost=True)
+                del run.bodies[(name, attempt)]
+            elif state.phase == "settling" and not is_undo(name):
+                body.cancel()
+
+    async def _start_bodies(self, run: Run) -> bool:
+        """Starts the pending attempts under covers in this engine's hand; True when the state had to be read first."""
+        state = run.state
+        if state is None or run.draft is not None:
+            return False
+        now, waiting = self._now(), {(item.unit, item.attempt) for item in run.ended}
+        for name, unit in state.iter_attempts("here"):
+            key = (name, unit.attempt)
+            if key in run.bodies or key in waiting or not state.holds(unit.cover, self._shell.id):
+                continue
+            message = run.messages.get(unit.cover)
+            hold = message.hold if message is not None and message.sure(now) else None
+            settling = state.phase == "settling" and not is_undo(name)
+            match may_start(run.state_tick, hold, settling=settling):
+                case "start":
+                    self._start(run, name, unit)
+                case "read":
+                    await self.refresh(run)
+                    return True
+                case "never":
+                    if message is not None:
+                        run.ended.append(BodyEnded(name, unit.attempt, cancelled=True))
+                case "wait":
+                    continue
+        return False
+
+    def _start(self, run: Run, name: str, unit: Unit) -> None:
+        state, shell = run.state, self._shell
+        handler = shell.handlers.get(unit.handler)
+        if state is None or state.started is None or handler is None or run.compiled is None:
+            return
+        inc, attempt = state.inc, unit.attempt
+        context = Context(
+            shell.transport,
+            shell.names,
+            run=run.id,
+            inc=inc,
+            unit=name,
+            attempt=attempt,
+            actor=state.started.actor,
+            deadline=unit.deadline,
+        )
+
+        def report(body: Body, ended: BodyEnded) -> None:
+            if body.lost or run.bodies.get((name, attempt)) is not body:
+                return
+            del run.bodies[(name, attempt)]
+            run.ended.append(ended)
+            run.wake.set()
+
+        try:
+            value = input_of(run, name, attempt)
+        except JetloomError as error:
+            run.ended.append(BodyEnded(name, attempt, error=error.to_info()))
+            return
+        body = self._executor.start(handler, context, value, unit.deadline, report)
+        run.bodies[(name, attempt)] = body
+
+    # -- deciding
+    async def _decide(self, run: Run) -> bool:
+        state = run.state
+        if state is None:
+            return False
+        inputs = await self._with_lost_covers(state, self._inputs(run))
+        if run.draft is not None and not inputs:
+            if self._now() - run.draft_since < LAZY:
+                return False
+            return await self._write(run, run.draft, [])
+        if not inputs:
+            return False
+        if run.compiled is None:
+            await self._find_definition(run)
+        await self._pace(run)
+        shell = self._shell
+        around = shell.surroundings(run, shell.clock.now())
+        draft = run.draft
+        if draft is None:
+            draft = Draft(state, run.compiled, around, run.frontier)
+        else:
+            draft.around_now(around)
+        fresh = state.n == 0 and not draft.records
+        try:
+            taken = decide(draft, inputs, room=shell.transport.server.max_payload // 2)
+        except NoCover:
+            run.reset()
+            await self.refresh(run)
+            return True
+        if not draft.records:
+            self._forget_inputs(run, inputs[:taken])
+            return True
+        if fresh and run.state_tick < 0 and len(inputs) == 1 and self._all_local(run, draft):
+            self._begin_head_start(run, draft)
+            return True
+        return await self._write(run, draft, inputs[:taken])
+
+    async def _write(self, run: Run, draft: Draft, inputs: list[Input]) -> bool:
+        outcome = await commit(self._shell, run, draft)
+        if outcome is Outcome.ACCEPTED:
+            self._after_own_entry(run, draft)
+            self._forget_inputs(run, inputs)
+        else:
+            self._stop_bodies(run)
+        return True
+
+    async def _give_back(self, run: Run) -> bool:
+        """Drain: journals what has ended, releases the covers that are still live, and gives every message back."""
+        state = run.state
+        if run.draft is not None:
+            run.reset()
+        if state is not None and run.messages:
+            if run.ended and run.compiled is not None and await self._decide(run):
+                return True
+            refs = tuple(ref for ref in state.covers if state.holds(ref, self._shell.id) and ref in run.messages)
+            if refs:
+                around = self._shell.surroundings(run, self._shell.clock.now())
+                draft = Draft(state, run.compiled, around, run.frontier)
+                decide(draft, [Release(refs)], room=1)
+                await commit(self._shell, run, draft)
+        for message in list(run.messages.values()):
+            await self._receiver.nak(run, message)
+        run.ended.clear()
+        run.taken.clear()
+        run.outputs.clear()
+        return False
+
+    def _inputs(self, run: Run) -> list[Input]:
+        """Facts that would change the state: takeovers, the start, messages, ended bodies, due timers, in that order."""
+        state, shell = run.state, self._shell
+        if state is None:
+            return []
+        if run.draft is not None and not run.ended:
+            waiting = [m for m in run.messages.values() if m.arrived.address.kind not in ("start", "cover")]
+            if not waiting:
+                return []
+        if run.draining:
+            return [item for item in list(run.ended) if self._still_pending(run, item)]
+        inputs: list[Input] = [item for item in run.taken if state.live(item.ref)]
+        run.taken = [item for item in run.taken if state.live(item.ref)]
+        starts: list[Input] = []
+        arrived: list[Input] = []
+        for message in list(run.messages.values()):
+            kind = message.arrived.address.kind
+            if kind == "cover" or standing(state, message.arrived, shell.id) is not Standing.CHANGES:
+                continue
+            if run.draft is not None and kind == "start":
+                continue
+            suspicion = suspicious(state, message.arrived, message.count)
+            if suspicion == "poison" and kind != "start":
+                continue
+            if suspicion != "no" and message.suspected < message.count:
+                # Journaled alone and first: if applying the message kills this engine, the suspicion stays.
+                message.suspected = message.count
+                return [self._suspected(message, poison=suspicion == "poison")]
+            (starts if kind == "start" else arrived).append(message.arrived)
+        inputs += starts
+        inputs += arrived
+        if run.compiled is not None or state.n == 0:
+            inputs += [item for item in list(run.ended) if self._still_pending(run, item)]
+            inputs += self._due(run)
+        if state.parked is not None and state.parked.reason == "definition" and run.compiled is not None:
+            inputs.append(Definition())
+        return inputs
+
+    async def _with_lost_covers(self, state: RunState, inputs: list[Input]) -> list[Input]:
+        """Tells a poke which live covers are not stored any more, so that it can replace them."""
+        found: list[Input] = []
+        for item in inputs:
+            if isinstance(item, Arrived) and item.address.kind == "poke" and state.covers:
+                item = msgspec.structs.replace(item, lost=await lost_covers(self._shell, state))
+            found.append(item)
+        return found
+
+    def _suspected(self, message: Message, *, poison: bool) -> Suspected:
+        body = message.arrived.body
+        return Suspected(
+            message.ref, poison, message.arrived.sequence, body if isinstance(body, Start) else None
+        )
+
+    def _still_pending(self, run: Run, item: BodyEnded) -> bool:
+        state = run.state
+        if state is not None and state.pending(item.unit, item.attempt):
+            return True
+        run.ended.remove(item)
+        return False
+
+    def _due(self, run: Run) -> list[Input]:
+        state, now = run.state, self._shell.clock.now()
+        if state is None or not state.timers:
+            return []
+        return [
+            TimerDue(timer.name)
+            for timer in state.timers.values()
+            if timer.cover and timer.due <= now and timer.cover in run.messages
+            and state.holds(timer.cover, self._shell.id)
+        ]
+
+    def _forget_inputs(self, run: Run, inputs: list[Input]) -> None:
+        for item in inputs:
+            if isinstance(item, BodyEnded):
+                if item in run.ended:
+                    run.ended.remove(item)
+                run.inputs.pop((item.unit, item.attempt), None)
+            elif isinstance(item, TakeOver) and item in run.taken:
+                run.taken.remove(item)
+
+    def _after_own_entry(self, run: Run, draft: Draft) -> None:
+        state, shell = run.state, self._shell
+        if state is None:
+            return
+        for record in draft.records:
+            name = type(record).__name__
+            if name == "RunStarted":
+                shell.count("jetloom_runs_started_total", workflow=run.workflow)
+            elif name == "Finished":
+                self._count_end(run, state)
+        run.hints |= {cover.holder for cover in state.covers.values()} - {shell.id}
+
+    def _count_end(self, run: Run, state: RunState) -> None:
+        self._shell.count("jetloom_runs_ended_total", workflow=run.workflow, status=state.status.value)
+        self._shell.observe(
+            "jetloom_run_duration_seconds",
+            max(0.0, state.finished_at - state.started_at),
+            workflow=run.workflow,
+            status=state.status.value,
+        )
+
+    async def _pace(self, run: Run) -> None:
+        """Whoever was refused a moment ago lets the others append first, and collects inputs meanwhile."""
+        clock = self._shell.clock
+        if run.state is None or run.refused_at < 0 or clock.monotonic() - run.refused_at > PACING:
+            return
+        others = len(set(run.state.recent) - {self._shell.id})
+        if others:
+            await asyncio.sleep((0.5 + clock.random()) * 0.001 * others)
+
+    # -- head start
+    def _all_local(self, run: Run, draft: Draft) -> bool:
+        """Whether the first steps may begin before the first append: all local, none with an undo."""
+        state, compiled = draft.state, draft.compiled
+        if compiled is None or state.phase != "open" or state.finished is not None or not state.running:
+            return False
+        return all(
+            unit.where == "here" and compiled.definition.step(name).saga is None
+            for name, unit in state.steps.items()
+            if unit.status in (StepStatus.RUNNING, StepStatus.WAITING)
+        )
+
+    def _begin_head_start(self, run: Run, draft: Draft) -> None:
+        run.draft, run.draft_since = draft, self._now()
+        run.inputs.update(draft.inputs)
+        for name, unit in draft.state.iter_attempts("here"):
+            if (name, unit.attempt) not in run.bodies:
+                self._start(run, name, unit)
+
+    # -- the end of a turn
+    async def _conclude(self, run: Run) -> bool:
+        """Acknowledges what is spent. True when the state moved on and must be looked at anew."""
+        if run.draft is not None or run.state is None:
+            return False
+        await self._send_hints(run)
+        if not run.bodies and not run.ended:
+            await self._write_index(run)
+        for message in list(run.messages.values()):
+            if run.messages.get(message.ref) is not message or run.state is None:
+                continue
+            if await self._conclude_one(run, message):
+                return True
+        return False
+
+    async def _conclude_one(self, run: Run, message: Message) -> bool:
+        state, shell = run.state, self._shell
+        if state is None:
+            return True
+        match standing(state, message.arrived, shell.id):
+            case Standing.CHANGES if suspicious(state, message.arrived, message.count) == "poison":
+                await self._receiver.dead_letter(message, "message.poison")
+                await self._receiver.ack(run, message)
+                return False
+            case Standing.MINE | Standing.CHANGES:
+                return False
+            case Standing.THEIRS:
+                self._receiver.ask(run, message)
+                return False
+            case Standing.TOO_MANY:
+                await self._receiver.dead_letter(message, "run.too_many_messages")
+                await self._receiver.ack(run, message)
+                return False
+            case Standing.UNKNOWN_RUN:
+                await self._receiver.adopt(run)
+                return False
+            case Standing.SPENT | Standing.ELSEWHERE as found:
+                verdict = may_ack(
+                    state,
+                    run.state_tick,
+                    message.arrived,
+                    message.hold,
+                    outputs_open=bool(run.outputs),
+                    derived=run.derived or found is Standing.ELSEWHERE,
+                )
+                if verdict == "read":
+                    await self.refresh(run)
+                    return True
+                if verdict == "derive":
+                    if not await derive_again(shell, run, now=self._now()):
+                        return run.hinted
+                    return True
+                if verdict == "ack":
+                    await self._receiver.conclude(run, message, elsewhere=found is Standing.ELSEWHERE)
+                return False
+
+    async def _send_hints(self, run: Run) -> None:
+        for engine in list(run.hints):
+            run.hints.discard(engine)
+            notice = StopNotice(run.id, run.inc, "", 0)
+            await self._shell.transport.publish(self._shell.names.changed(engine), encode(notice))
+
+    async def _write_index(self, run: Run) -> None:
+        state = run.state
+        if state is None or state.n == 0 or run.indexed is state.status:
+            return
+        await self._receiver.write_index(run, state.status, retention_of(run))
+
+    async def _wait(self, run: Run) -> None:
+        """Until something arrives, a timer is due, or it is time to look again."""
+        state = run.state
+        timeout = RETRY if run.outputs else CHECK
+        if run.draft is not None:
+            timeout = max(0.0, run.draft_since + LAZY - self._now())
+        elif state is not None:
+            due = [timer.due for timer in state.timers.values() if timer.cover and timer.cover in run.messages]
+            if due:
+                timeout = min(timeout, max(0.0, min(due) - self._shell.clock.now()))
+        try:
+            async with asyncio.timeout(timeout):
+                await run.wake.wait()
+        except TimeoutError:
+            now = self._now()
+            if run.draft is None and now - run.checked >= CHECK and now - run.since >= CHECK:
+                run.checked = now
+                run.hinted = True
+                if run.bodies:
+                    await self._write_index_of_busy(run)
+
+    async def _write_index_of_busy(self, run: Run) -> None:
+        if run.state is not None and run.indexed is None:
+            await self._receiver.write_index(run, RunStatus.RUNNING, retention_of(run))
+
+
+def _start_of(run: Run) -> Message | None:
+    for message in run.messages.values():
+        if message.arrived.address.kind == "start":
+            return message
+    return None

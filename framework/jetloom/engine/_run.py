@@ -1,0 +1,177 @@
+"""A run as an engine has it while it works on it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from ..messages import Entry, Held, MailboxAddress
+from ..stores import Line
+from ..transport import Delivery
+from ..types import JSON, RunStatus
+from ..workflows import Compiled
+from ._constants import SURE
+from ._executor import Body
+from .core import Arrived, BodyEnded, Draft, Frontier, Hold, Output, RunState, TakeOver, changes, elsewhere, fold_entry
+
+
+class Message:
+    """A message that this engine holds: neither acknowledged, nor NAKed, nor given up."""
+
+    __slots__ = ("ack_subject", "arrived", "basis", "beaten", "count", "delivery", "hold", "suspected")
+
+    def __init__(self, arrived: Arrived, delivery: Delivery | None, ack_subject: str, basis: float, tick: int) -> None:
+        self.arrived = arrived
+        self.delivery = delivery
+        self.ack_subject = ack_subject
+        self.count = delivery.count if delivery is not None else 1
+        self.basis = basis
+        self.beaten = basis
+        self.suspected = 0
+        """The delivery count at which its suspicion was journaled."""
+        self.hold = Hold(tick)
+
+    @property
+    def ref(self) -> str:
+        return self.arrived.ref
+
+    def sure(self, now: float) -> bool:
+        """Whether nobody else can have been given this message; measured on this machine alone."""
+        if now >= self.basis + SURE:
+            self.hold.sure_since = -1
+            return False
+        return self.hold.sure_since >= 0
+
+    def renew(self, basis: float, now: float, tick: int) -> None:
+        """A pull or a confirmed beat, sent at `basis`, made it ours anew."""
+        was_sure = self.sure(now)
+        self.basis = max(self.basis, basis)
+        if not was_sure:
+            self.hold.sure_since = tick
+
+
+class Run:
+    """In the engine's table exactly while it has input, work here, an append or an output under way.
+
+    `state_tick` is when the reading or appending that `state` stems from began, in the engine's count (-1: before
+    anything now held was received). `lines` are the journal's from its last snapshot on.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.id = run
+        self.state: RunState | None = None
+        self.last = 0
+        self.state_tick = -1
+        self.lines: list[Line] = []
+        self.compiled: Compiled | None = None
+        self.frontier: Frontier | None = None
+        self.messages: dict[str, Message] = {}
+        self.ended: list[BodyEnded] = []
+        self.taken: list[TakeOver] = []
+        self.asking: set[str] = set()
+        self.bodies: dict[tuple[str, int], Body] = {}
+        self.inputs: dict[tuple[str, int], JSON] = {}
+        self.outputs: list[tuple[Output, int]] = []
+        """What own entries made necessary, each with the tick before its append."""
+        self.sent: set[int] = set()
+        """Ordinals of entries whose events are known to be stored; the next entry says so."""
+        self.derived = False
+        self.draft: Draft | None = None
+        """A head start's entry, not yet written."""
+        self.draft_since = 0.0
+        self.indexed: RunStatus | None = None
+        self.index_known = False
+        self.since = 0.0
+        self.checked = 0.0
+        self.refused_at = -1.0
+        self.hinted = False
+        """Somebody said that the journal went on: read its tail."""
+        self.hints: set[str] = set()
+        """Engines that should hear of this engine's last entry."""
+        self.draining = False
+        self.wake = asyncio.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing left that this process must do for it."""
+        return not (
+            self.messages or self.bodies or self.ended or self.taken or self.asking or self.outputs or self.draft
+        )
+
+    def fold(self, line: Line, engine: str) -> None:
+        """Folds another entry. What an entry of another engine takes from this one is forgotten here."""
+        state = self.state if self.state is not None else RunState(self.id)
+        if line.snapshot is not None:
+            self.lines.clear()
+        self.state = fold_entry(state, line.entry, line.records)
+        self.last = line.sequence
+        self.lines.append(line)
+        self.frontier = None
+        if line.entry.by == engine:
+            return
+        self.derived = False
+        for record in line.records:
+            if isinstance(record, Held):
+                for ref in (record.cover, *record.instead_of):
+                    self.forget(ref)
+
+    def forget(self, ref: str) -> None:
+        """Gives a message up, silently: the server brings it back to whoever must have it."""
+        message = self.messages.get(ref)
+        if message is not None and (message.hold.mine or self._live(ref)):
+            del self.messages[ref]
+
+    def _live(self, ref: str) -> bool:
+        return self.state is not None and self.state.live(ref)
+
+    def reset(self) -> None:
+        """The state as the known lines say: after a refused decision, which had folded what it wanted."""
+        lines, self.lines = self.lines, []
+        self.state = RunState(self.id)
+        self.frontier = None
+        self.draft = None
+        for line in lines:
+            self.state = fold_entry(self.state, line.entry, line.records)
+        self.lines = lines
+
+    def lose(self) -> None:
+        """Nothing is known of the journal any more."""
+        self.state, self.last, self.state_tick, self.lines = None, 0, -1, []
+        self.frontier, self.draft, self.compiled = None, None, None
+
+    def mark_quiet(self) -> None:
+        """After an own entry: what it made spent, and only this engine ever held, needs no derivation before its ack."""
+        state = self.state
+        if state is None:
+            return
+        for ref, message in self.messages.items():
+            if message.hold.mine and not message.hold.quiet and not state.live(ref):
+                arrived = message.arrived
+                message.hold.quiet = elsewhere(state, arrived) or not changes(state, arrived)
+
+    @property
+    def inc(self) -> int:
+        return self.state.inc if self.state is not None else 0
+
+    @property
+    def workflow(self) -> str:
+        started = self.state.started if self.state is not None else None
+        return started.workflow if started is not None else ""
+
+
+def strip_snapshot(line: Line) -> Entry:
+    """The entry as it would stand in a history: without the snapshot that it opened with."""
+    if line.snapshot is None:
+        return line.entry if line.entry.blob is None else msgspec.structs.replace(line.entry, records=line.records, blob=None)
+    return msgspec.structs.replace(line.entry, records=line.records[1:], blob=None)
+
+
+def ref_of(kind: str, sequence: int) -> str:
+    """How a cover names a message: `t` for wakes, `m` for the mailbox."""
+    return f"{'t' if kind == 'wake' else 'm'}{sequence}"
+
+
+def address_of_holding(run: str) -> MailboxAddress:
+    """For a cover whose message this engine only knows by its name."""
+    return MailboxAddress("cover", run)

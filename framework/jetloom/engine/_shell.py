@@ -1,0 +1,71 @@
+"""What every part of an engine's shell works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..clock import Clock
+from ..messages import Names
+from ..stores import BlobStore, IndexStore, JournalStore
+from ..telemetry import Metrics
+from ..transport import Transport
+from ._constants import HELD_TIMERS_MAX
+from ._definitions import Definitions
+from .core import Surroundings
+
+if TYPE_CHECKING:
+    from ..runtime import StepHandler
+    from ._run import Run
+
+
+class Shell:
+    """One engine's identity, connection, stores and counts."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        names: Names,
+        clock: Clock,
+        handlers: Mapping[str, StepHandler],
+        name: str,
+        metrics: Metrics | None,
+    ) -> None:
+        self.transport = transport
+        self.names = names
+        self.clock = clock
+        self.handlers = handlers
+        self.id = f"{name}-{clock.token()[:12]}"
+        """New at every process start: an id that comes back would be taken for the one that died."""
+        self.blobs = BlobStore(transport, names)
+        self.journals = JournalStore(transport, names, self.blobs)
+        self.index = IndexStore(transport, names)
+        self.definitions = Definitions(transport, names)
+        self.metrics = metrics
+        self.held_timers = 0
+        self._ticks = 0
+
+    def tick(self) -> int:
+        """The next number of this engine's own count of what it began and received."""
+        self._ticks += 1
+        return self._ticks
+
+    def surroundings(self, run: Run, now: float) -> Surroundings:
+        return Surroundings(
+            engine=self.id,
+            now=now,
+            holding=run.messages.__contains__,
+            serves=self.handlers.__contains__,
+            random=self.clock.random,
+            hold_timers=self.held_timers < HELD_TIMERS_MAX,
+        )
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        if self.metrics is not None:
+            self.metrics.counter(name, **labels).inc(amount)
+
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        if self.metrics is not None:
+            self.metrics.histogram(name, **labels).observe(seconds)
+
+

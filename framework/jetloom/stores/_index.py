@@ -1,0 +1,87 @@
+"""The index: where each run is. A projection: readers check a row against its journal, and it can be rebuilt from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import DecodeFailed
+from ..messages import Names, encode, escape_token, unescape_token
+from ..transport import Transport
+from ..types import RunStatus
+
+
+class IndexValue(msgspec.Struct, frozen=True):
+    """`sequence` of the journal entry that the row was written for; `since` seconds since the epoch."""
+
+    inc: int
+    sequence: int
+    since: float
+
+
+class IndexRow(NamedTuple):
+    position: int
+    run: str
+    workflow: str
+    status: RunStatus
+    value: IndexValue
+
+
+class IndexStore:
+    """One key per run, `<status>.<workflow>.<run>`."""
+
+    def __init__(self, transport: Transport, names: Names) -> None:
+        self._transport = transport
+        self._names = names
+        self._decoder = msgspec.json.Decoder(IndexValue)
+
+    async def write(
+        self,
+        status: RunStatus,
+        workflow: str,
+        run: str,
+        value: IndexValue,
+        *,
+        previous: RunStatus | None,
+        known: bool,
+        ttl: float | None = None,
+    ) -> None:
+        """Moves a run to `status`. `known`: `previous` is where it was (None: nowhere); otherwise all others are removed."""
+        subject = self._names.index(status, workflow, run)
+        if not known:
+            await self._transport.purge(self._names.index_stream, self._names.index("*", workflow, run))
+        elif previous is not None and previous is not status:
+            await self._transport.purge(self._names.index_stream, self._names.index(previous, workflow, run))
+        await self._transport.append(subject, encode(value), ttl=ttl)
+
+    async def remove(self, row: IndexRow) -> None:
+        await self._transport.purge(
+            self._names.index_stream, self._names.index(row.status, row.workflow, row.run)
+        )
+
+    async def page(
+        self,
+        *,
+        status: RunStatus | None = None,
+        workflow: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[IndexRow]:
+        """Rows in the order in which runs came to their status, after position `after`."""
+        filtered = (
+            f"$KV.{self._names.index_bucket}.{status or '*'}.{escape_token(workflow) if workflow else '*'}.*"
+        )
+        page = await self._transport.read(
+            self._names.index_stream, filtered, after=after, limit=limit, direct=True
+        )
+        rows: list[IndexRow] = []
+        for stored in page:
+            found, name, run = stored.subject.split(".")[-3:]
+            try:
+                value = self._decoder.decode(stored.data)
+            except msgspec.DecodeError as error:
+                raise DecodeFailed(f"index row {stored.subject}", str(error)) from error
+            rows.append(IndexRow(stored.sequence, run, unescape_token(name), RunStatus(found), value))
+        return rows
