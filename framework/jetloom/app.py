@@ -262,7 +262,11 @@ class App:
     async def _serve_health(self, host: Host) -> int:
         from .http import HealthServer
 
-        server = HealthServer(self._metrics, lambda: self.health(host), port=self._settings.http_port)
+        # Nobody but this machine looks at a process that is tried out.
+        address = "127.0.0.1" if self._embedded else "0.0.0.0"
+        server = HealthServer(
+            self._metrics, lambda: self.health(host), port=self._settings.http_port, host=address
+        )
         await server.start()
         self._add("health", lambda _: server.stop())
         return server.port
@@ -287,9 +291,9 @@ class App:
         from .engine import Engine, Worker
 
         if self._with_engine:
-            return Engine(transport, self._names, clock=self._clock, handlers=steps)
+            return Engine(transport, self._names, clock=self._clock, handlers=steps, metrics=self._metrics)
         if steps:
-            return Worker(transport, self._names, clock=self._clock, handlers=steps)
+            return Worker(transport, self._names, clock=self._clock, handlers=steps, metrics=self._metrics)
         return None
 
     def _connection_name(self) -> str:

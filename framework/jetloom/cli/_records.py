@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,7 +69,7 @@ def _timer(f: _Fields) -> str:
     return f"timer {f['name']} set ({f['kind']}{f.suffix('step', ' of {}')})"
 
 
-_SENTENCES = {
+_SENTENCES: dict[str, Callable[[_Fields], str]] = {
     "run_started": lambda f: f"run of {f['workflow']} started by {_actor(f)} with {f['input'] or 'null'}",
     "driven": lambda _: "run is being driven",
     "settling": lambda f: f"nothing new starts; the run will be {f['status']}: {f.error()}",
