@@ -101,7 +101,7 @@ def test_a_failure_is_retried_then_a_dead_letter(run_on: Runner) -> None:
 
     async def scenario(world: World) -> None:
         orders = Orders()
-        orders.error = RuntimeError("no paper in the printer")
+        orders.error = RuntimeError("no paper: 紙がない 🙁 \udc80")
         async with world.running(orders) as (host, transport):
             await bus_of(world, transport).publish("shop.order.placed", Order("o1"), id="e1")
             value = host.metrics.value
@@ -113,7 +113,7 @@ def test_a_failure_is_retried_then_a_dead_letter(run_on: Runner) -> None:
             assert (len(letters), cursor) == (1, 0)
             letter = await get_dead_letter(transport, world.names, letters[0].sequence)
             assert (letter.module, letter.handler, letter.deliveries) == ("orders", "placed", 3)
-            assert (letter.code, letter.reason) == ("exception.RuntimeError", "no paper in the printer")
+            assert (letter.code, letter.reason) == ("exception.RuntimeError", "no paper: 紙がない 🙁 ?")
             assert letter.subject == world.names.event("shop.order.placed")
             assert letter.headers["ce-id"] == "e1"
             assert "in placed" in letter.stack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import traceback
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +26,8 @@ H_DLQ = "Jetloom-Dlq"
 
 STACK_CHARACTERS_MAX = 8_000
 HEADERS_CHARACTERS_MAX = 16_000
-"""Of what is copied into one header: both, escaped as JSON, stay below the server's 64 KiB of headers."""
+FIELDS_CHARACTERS_MAX = 48_000
+"""Of all fields as JSON in ASCII: together with the copied headers below the server's 64 KiB of headers."""
 
 TRIES_MAX = 5
 
@@ -66,7 +68,7 @@ class DeadLetters:
             module=module,
             handler=handler,
             code=info.code,
-            reason=info.message,
+            reason=_clean(info.message),
             error_class=info.error_class,
             subject=delivery.subject,
             stream=delivery.stream,
@@ -85,7 +87,7 @@ class DeadLetters:
 
     async def _append(self, letter: DeadLetter, data: bytes, original: Mapping[str, str]) -> int:
         subject = self._names.dead_letter(letter.module, letter.handler)
-        headers = {**copied(original), H_DLQ: msgspec.json.encode(letter).decode("ascii", "backslashreplace")}
+        headers = {**copied(original), H_DLQ: _fields(letter)}
         message_id = f"{letter.module}.{letter.handler}.{letter.stream}.{letter.source_sequence}"
         for number in range(TRIES_MAX):
             try:
@@ -132,6 +134,18 @@ async def list_dead_letters(
     return [_read(stored) for stored in page], page[-1].sequence if len(page) == limit else 0
 
 
+def _fields(letter: DeadLetter) -> str:
+    """The letter as one header, in ASCII, without its stack, then its headers, where they leave no room."""
+    without_stack = msgspec.structs.replace(letter, stack="")
+    bare = msgspec.structs.replace(without_stack, headers={}, reason=letter.reason[:500])
+    text = ""
+    for each in (letter, without_stack, bare):
+        text = json.dumps(msgspec.to_builtins(each), separators=(",", ":"))
+        if len(text) <= FIELDS_CHARACTERS_MAX:
+            break
+    return text
+
+
 def _read(stored: Stored) -> DeadLetter:
     text = stored.headers.get(H_DLQ, "")
     try:
@@ -144,7 +158,12 @@ def _read(stored: Stored) -> DeadLetter:
 
 
 def _stack(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-STACK_CHARACTERS_MAX:]
+    return _clean("".join(traceback.format_exception(error))[-STACK_CHARACTERS_MAX:])
+
+
+def _clean(text: str) -> str:
+    # Half a surrogate pair, as in names of files that are no UTF-8, has no JSON form.
+    return text.encode(errors="replace").decode()
 
 
 def _bounded(headers: Mapping[str, str]) -> dict[str, str]:

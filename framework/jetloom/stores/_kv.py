@@ -31,6 +31,9 @@ TRIES_MAX = 8
 """Of one write whose outcome is unknown, with pauses of 0.05 s doubled up to 1 s: above a leader's change (4-8 s)
 together with the time each try waits."""
 
+MODIFY_TRIES_MAX = 1_000
+"""Of one change under contention. In each round somebody gets on, so this is above any number of writers that meet."""
+
 _KEY = re.compile(r"[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*")
 _KEY_CHARACTERS_MAX = 512
 _PATTERN = re.compile(r"([A-Za-z0-9_=/-]+|\*)(\.([A-Za-z0-9_=/-]+|\*))*(\.>)?|>")
@@ -147,18 +150,14 @@ class KeyValue[T]:
     async def create(self, key: str, value: T) -> int:
         """Writes a key that is absent; its revision. Raises `ConditionFailed` when it is present."""
         subject, data = self._prefix + _checked(key), encode(value)
-        expected = 0
-        while True:
-            try:
-                return await self._write(subject, data, expected)
-            except ConditionFailed:
-                stored = await self._last(key)
-                if stored is None:
-                    expected = 0
-                elif _gone(stored) and stored.sequence != expected:
-                    expected = stored.sequence
-                else:
-                    raise
+        try:
+            return await self._write(subject, data, 0)
+        except ConditionFailed:
+            stored = await self._last(key)
+            if stored is None or not _gone(stored):
+                raise
+        # Only over exactly that deletion: if somebody else creates the key first, that one has won.
+        return await self._write(subject, data, stored.sequence)
 
     async def update(self, key: str, value: T, revision: int) -> int:
         """Writes over exactly `revision`; the new one. Raises `ConditionFailed` when another write was first."""
@@ -175,10 +174,11 @@ class KeyValue[T]:
     async def modify(self, key: str, change: Callable[[T | None], T | None]) -> Entry[T] | None:
         """Reads, changes and writes conditionally, again until no other write was first; what is stored then.
 
-        `change` gets None for an absent key and may be called several times; giving None deletes the key.
+        `change` gets None for an absent key and may be called several times; giving None deletes the key. Raises
+        `ConditionFailed` after 1,000 times.
         """
         _checked(key)
-        while True:
+        for _ in range(MODIFY_TRIES_MAX):
             found = await self.find(key)
             value = change(None if found is None else found.value)
             try:
@@ -192,6 +192,7 @@ class KeyValue[T]:
             except ConditionFailed:
                 # Somebody else got on, so this ends; jitter keeps many writers from meeting again.
                 await asyncio.sleep(0.02 * self._clock.random())
+        raise ConditionFailed(self._prefix + key, 0)
 
     # -- inside
     async def _write(
