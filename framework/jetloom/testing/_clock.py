@@ -194,7 +194,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 if process in self._frozen:
                     self._frozen[process].append(handle)
                     continue
-            handle._run()
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler(
+                    {"message": f"exception in callback {handle!r}", "exception": error, "handle": handle}
+                )
 
     def _mixed(self, count: int) -> list[asyncio.Handle]:
         queue, order = self._queue, self._random

@@ -11,6 +11,8 @@ import contextvars
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from jetloom.errors import (
     Disconnected,
     JetloomError,
@@ -78,7 +80,8 @@ class MemoryTransport:
         self._closed = False
         self._returning: asyncio.TimerHandle | None = None
         if not memory.up:
-            self.link.close(lose_sent=True)
+            self.link.detach(lose_sent=True)
+            self.link.close()
 
     @property
     def server(self) -> ServerInfo:
@@ -94,28 +97,38 @@ class MemoryTransport:
     # -- the connection, steered by tests
 
     def disconnect(self, *, lose_sent: bool = False) -> None:
-        """Takes the connection down until `reconnect`. What was sent before still arrives, unless `lose_sent`."""
-        if self.link.open:
-            self.link.close(lose_sent=lose_sent)
+        """Takes the connection down until `reconnect`. What was sent before still arrives, unless `lose_sent`.
+
+        The client notices when its process runs: a frozen one reads first what it had received before.
+        """
+        if self.link.up:
+            self.link.detach(lose_sent=lose_sent)
             self.memory.forget_link(self.link)
-            for kept in self._kept:
-                kept.lapse()
-            self._tell(False)
+            self._loop.call_soon(self._notice, self.link, context=self.context)
+
+    def _notice(self, link: Link) -> None:
+        if not link.open or link is not self.link:
+            return
+        link.close()
+        for kept in self._kept:
+            kept.lapse()
+        self._tell(False)
 
     def reconnect(self) -> None:
         """Brings the connection back, with its subscriptions, follows and pulls. Nothing while the server is down."""
         if self._returning is not None:
             self._returning.cancel()
             self._returning = None
-        if self._closed or self.link.open or not self.memory.up:
+        if self._closed or self.link.up or not self.memory.up:
             return
+        self._notice(self.link)
         self.link = Link(self.memory, self.name, self.context, self._loop)
         for kept in tuple(self._kept):
             kept.renew()
         self._tell(True)
 
     def reconnect_later(self, seconds: float) -> None:
-        if not self.link.open and not self._closed:
+        if not self.link.up and not self._closed:
             if self._returning is not None:
                 self._returning.cancel()
             self._returning = self._loop.call_later(seconds, self.reconnect, context=self.context)
@@ -123,6 +136,7 @@ class MemoryTransport:
     def sever(self) -> None:
         """The process is gone: the server forgets the connection, and nobody is told."""
         self._closed = True
+        self.link.detach(lose_sent=False)
         self.link.open = False
         self.memory.forget_link(self.link)
         for kept in self._kept:
@@ -183,16 +197,17 @@ class MemoryTransport:
         stream = self.memory.owner(subject)
         if stream is None:
             return served
+        body: dict[str, object]
         try:
             done = stream.append(subject, data, headers, _conditions(headers))
-            body = f'{{"stream":"{done.stream}","seq":{done.sequence}}}'
+            body = {"stream": done.stream, "seq": done.sequence}
             if done.duplicate:
-                body = body[:-1] + ',"duplicate":true}'
+                body["duplicate"] = True
         except JetloomError as error:
             code = error.server_code if isinstance(error, Refused) else 10071
-            body = f'{{"error":{{"code":400,"err_code":{code},"description":"{error.message}"}}}}'
+            body = {"error": {"code": 400, "err_code": code, "description": error.message}}
         if reply:
-            self.memory.route(None, reply, body.encode(), NO_HEADERS, "")
+            self.memory.route(None, reply, msgspec.json.encode(body), NO_HEADERS, "")
         return True
 
     async def request(
@@ -444,7 +459,8 @@ class MemoryTransport:
         if self.link.open:
             await self._call("flush", "", lambda: None)
         self._closed = True
-        self.link.close(lose_sent=False)
+        self.link.detach(lose_sent=False)
+        self.link.close()
         self.memory.forget_link(self.link)
         for kept in self._kept:
             kept.lapse()

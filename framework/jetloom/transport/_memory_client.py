@@ -70,7 +70,7 @@ class MemorySubscription:
     def arrive(self) -> None:
         link = self._owner.link
         # What an older connection sent may arrive after the newer one's: once is enough.
-        if link.open and not self._stopped and (self._interest is None or self._interest.link is not link):
+        if link.up and not self._stopped and (self._interest is None or self._interest.link is not link):
             self._interest = Interest(link, self.subject, self._queue, self._deliver)
             self._owner.memory.subscribe(self._interest)
 
@@ -115,7 +115,7 @@ class MemoryFollow:
         """Also the first time; raises `Refused` when there is no such stream."""
         stream = self._owner.memory.stream(self._stream)
         link = self._owner.link
-        if self._stopped or not link.open:
+        if self._stopped or not link.up:
             return
         self._detach()
         self._link = link
@@ -187,7 +187,7 @@ class _Request:
 
     @property
     def open(self) -> bool:
-        return not self.ended and self.link.open
+        return not self.ended and self.link.up
 
     def arrive(self) -> None:
         pull = self.pull

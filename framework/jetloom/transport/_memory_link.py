@@ -25,15 +25,19 @@ def failure(kind: OpKind, subject: str, reason: str, seconds: float = 0.0) -> Je
 
 
 class Link:
-    """`open` until either side ends it; what is under way then is lost in one direction or both."""
+    """Ended by either side: what is under way then is lost in one direction or both.
+
+    `up` is the server's view. `open` is the client's, which notices the end when its process runs, after what was
+    received before. `lost`: not even what was already sent arrives any more.
+    """
 
     def __init__(
         self, server: MemoryServer, name: str, context: Context, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.name = name
         self.open = True
+        self.up = True
         self.lost = False
-        """Set when not even what was already sent arrives any more."""
         self._server = server
         self._context = context
         self._loop = loop
@@ -63,10 +67,13 @@ class Link:
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting[future] = op
         fate = self._fate(op)
-        if fate.trouble or fate.there + fate.think + fate.back >= timeout:
-            self._later(timeout, self._time_out, future, op, timeout)
+        deadline = self._loop.time() + timeout
+        if fate.trouble or fate.think:
+            self._end_at(deadline, future, op, timeout)
         if fate.trouble != "lost":
-            self._depart(fate, self._arrive, op, apply, fate, future)
+            at = self._depart(fate, self._arrive, op, apply, fate, future, deadline)
+            if at >= deadline:
+                self._end_at(deadline, future, op, timeout)
         try:
             return await future
         finally:
@@ -83,7 +90,7 @@ class Link:
         faults = self._server.faults
         return NO_TROUBLE if faults is None else faults.fate(op)
 
-    def _depart(self, fate: Fate, arrive: Callable[..., object], *args: object) -> None:
+    def _depart(self, fate: Fate, arrive: Callable[..., object], *args: object) -> float:
         loop, now = self._loop, self._loop.time()
         at = max(now + fate.there, self._there_at)
         if at > now:
@@ -91,6 +98,7 @@ class Link:
             loop.call_at(at, arrive, *args, context=self._server.context)
         else:
             loop.call_soon(arrive, *args, context=self._server.context)
+        return at
 
     def _arrive_unanswered(self, op: Op, apply: Callable[[], object], fate: Fate) -> None:
         if self.lost or not self._server.up:
@@ -105,19 +113,23 @@ class Link:
             if fate.trouble == "cut_after":
                 self._server.cut(self, fate.down)
 
-    def _arrive(self, op: Op, apply: Callable[[], object], fate: Fate, future: asyncio.Future[Any]) -> None:
+    def _arrive(
+        self, op: Op, apply: Callable[[], object], fate: Fate, future: asyncio.Future[Any], deadline: float
+    ) -> None:
         if self.lost or not self._server.up:
             return
         if fate.trouble == "cut_before":
             self._server.cut(self, fate.down)
         elif fate.think > 0:
             self._loop.call_later(
-                fate.think, self._apply, op, apply, fate, future, context=self._server.context
+                fate.think, self._apply, op, apply, fate, future, deadline, context=self._server.context
             )
         else:
-            self._apply(op, apply, fate, future)
+            self._apply(op, apply, fate, future, deadline)
 
-    def _apply(self, op: Op, apply: Callable[[], object], fate: Fate, future: asyncio.Future[Any]) -> None:
+    def _apply(
+        self, op: Op, apply: Callable[[], object], fate: Fate, future: asyncio.Future[Any], deadline: float
+    ) -> None:
         error: JetloomError | None = None
         result: object = None
         try:
@@ -132,19 +144,23 @@ class Link:
                 return
             if fate.trouble == "muted":
                 return
-        self.send(fate.back, settle, future, result, error)
+        if self.send(fate.back, settle, future, result, error) >= deadline:
+            self._end_at(deadline, future, op, deadline - self._loop.time())
 
     # -- to the client
 
-    def send(self, latency: float, callback: Callable[..., object], *args: object) -> None:
-        """Runs `callback` at the client, after what was sent before, unless the connection ends first."""
+    def send(self, latency: float, callback: Callable[..., object], *args: object) -> float:
+        """Runs `callback` at the client, after what was sent before, unless the connection ends first; when."""
         loop, now = self._loop, self._loop.time()
         at = max(now + latency, self._back_at)
+        if not self.up:
+            return at
         if at > now:
             self._back_at = at
             loop.call_at(at, self._received, callback, args, context=self._context)
         else:
             loop.call_soon(self._received, callback, args, context=self._context)
+        return at
 
     def transit(self) -> float:
         faults = self._server.faults
@@ -154,8 +170,8 @@ class Link:
         if self.open:
             callback(*args)
 
-    def _later(self, seconds: float, callback: Callable[..., object], *args: object) -> None:
-        self._loop.call_later(seconds, callback, *args, context=self._context)
+    def _end_at(self, deadline: float, future: asyncio.Future[Any], op: Op, seconds: float) -> None:
+        self._loop.call_at(deadline, self._time_out, future, op, seconds, context=self._context)
 
     def _time_out(self, future: asyncio.Future[Any], op: Op, seconds: float) -> None:
         if not future.done():
@@ -163,10 +179,14 @@ class Link:
 
     # -- ending
 
-    def close(self, *, lose_sent: bool) -> None:
-        """Fails every unanswered call. What was sent before still arrives, unless `lose_sent`."""
-        self.open = False
+    def detach(self, *, lose_sent: bool) -> None:
+        """The server's side of the end. What was sent before still arrives, unless `lose_sent`."""
+        self.up = False
         self.lost = self.lost or lose_sent
+
+    def close(self) -> None:
+        """The client's side of the end: fails every unanswered call."""
+        self.open = False
         waiting, self._waiting = self._waiting, {}
         for future, op in waiting.items():
             if not future.done():

@@ -110,11 +110,12 @@ class MemoryServer:
                 transport.reconnect_later(down)
                 return
 
-    def abandon(self, transport: MemoryTransport) -> None:
-        """Forgets the connection of a process that was killed."""
-        if transport in self.transports:
-            self.transports.remove(transport)
-        transport.sever()
+    def abandon(self, connection: MemoryTransport | str) -> None:
+        """Forgets the connections of a process that was killed: one, or all that have the name."""
+        for transport in tuple(self.transports):
+            if connection in (transport, transport.name):
+                self.transports.remove(transport)
+                transport.sever()
 
     # -- what streams and consumers ask
 
