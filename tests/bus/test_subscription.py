@@ -276,3 +276,27 @@ def test_following_shows_what_passes(run_on: Runner) -> None:
         assert seen == [("shop.order.placed", {"n": 1}), ("shop.order.odd", "�no json")]
 
     run_on(scenario)
+
+
+def test_a_lost_connection_loses_no_event() -> None:
+    """Events whose handling a disconnect interrupts are handled to the end after it; none is missing."""
+
+    async def scenario(world: World) -> None:
+        orders = Orders()
+        publisher = await world.connect("publisher")
+        async with world.running(orders) as (_, transport):
+            assert isinstance(transport, MemoryTransport)
+            bus = bus_of(world, publisher)
+            for number in range(30):
+                await bus.publish("shop.order.placed", Order(f"o{number}"))
+                if number % 10 == 5:
+                    transport.disconnect(lose_sent=True)
+                    asyncio.get_running_loop().call_later(2, transport.reconnect)
+                    await asyncio.sleep(0.5)
+            everyone = {f"o{number}" for number in range(30)}
+            await until(lambda: {event.payload.id for event in orders.got} == everyone, "all are handled")
+            await until(lambda: transport.connected, "it is connected again")
+            await asyncio.sleep(31)
+            await until_settled(transport, world, "orders=placed")
+
+    run_on_twin(scenario)

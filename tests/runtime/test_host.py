@@ -283,8 +283,11 @@ def test_a_drain_loses_nothing(run_on: Runner) -> None:
             assert not report.clean
             assert not first.ended
         second.gate.set()
+        given_back = asyncio.get_running_loop().time()
         async with world.running(second) as (host, _):
             await until(lambda: sorted(second.ended) == names, "the next process has handled all")
+            # Given back, they come at once; only a killed process' come after the ack wait of 30 s.
+            assert asyncio.get_running_loop().time() - given_back < 15
             assert (await host.drain(1)).clean
 
     run_on(scenario)
