@@ -114,3 +114,21 @@ def test_a_modules_problems_at_once(tmp_path: Path) -> None:
     ):
         assert expected in text, f"{expected!r} is not in {text}"
     assert "s3cret" not in text
+
+
+def test_the_document_names_every_setting(repo_root: Path) -> None:
+    """The reference page has every variable and the example in it loads."""
+    text = (repo_root / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    fields = {field.name for field in msgspec.structs.fields(Settings)} - {"modules", "sources"}
+    for name in fields:
+        variable = name.upper() if name.startswith("nats_") else f"JETLOOM_{name.upper()}"
+        assert f"| `{variable}` |" in text, variable
+
+
+def test_the_documents_example_loads(repo_root: Path, tmp_path: Path) -> None:
+    """What the reference shows as a file is one."""
+    text = (repo_root / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    example = text.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "jetloom.toml").write_text(example, encoding="utf-8")
+    settings = load_settings({}, folder=tmp_path)
+    assert (settings.namespace, settings.http_port, settings.nats_url) == ("shop", 9090, "nats://nats:4222")
