@@ -4,7 +4,7 @@ The environment wins over the file, the file over the defaults. Everything is re
 `ConfigInvalid` names every problem at once, each with the place it came from. Values of secrets are never repeated.
 
     NATS_URL NATS_CREDS NATS_NKEY NATS_CONTEXT             [nats] url creds nkey context
-    JETLOOM_NAMESPACE _SHARDS _PROFILE _HTTP_PORT …        namespace, shards, profile, http_port, log_level, log_format
+    JETLOOM_NAMESPACE _SHARDS _PROFILE _HTTP_PORT …        namespace, shards, profile, http_port, http_host, log_level…
     JETLOOM_CONFIG                                          the file, else jetloom.toml in the working folder
     JETLOOM_<MODULE>__<FIELD>, …_FILE for secrets           [modules.<id>] field
 """
@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shards: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     profile: Profile = "dev"
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    http_host: str = ""
+    """Where metrics and health are served; empty: on every address, with a server of its own on this machine only."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
     config: str = ""
@@ -59,7 +61,7 @@ _ENVIRONMENT = {
     "nats_context": "NATS_CONTEXT",
     **{
         name: f"JETLOOM_{name.upper()}"
-        for name in ("namespace", "shards", "profile", "http_port", "log_level", "log_format")
+        for name in ("namespace", "shards", "profile", "http_port", "http_host", "log_level", "log_format")
     },
 }
 
