@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 from rich.console import Console
 
 from jetloom import JetloomError
@@ -82,15 +83,27 @@ async def demo(options: Options, console: Console) -> int:
                 if options.orders:
                     report = await fulfil(options, shop, console, began)
                     print_report(report, options, console)
+                    if report.wrong:
+                        print("\n".join(shop.complaints()), file=sys.stderr)
                 if options.dev:
                     if not options.orders:
                         await deliver_stock(shop)
                     where_to_look(shop, console)
                     await watching
                 watching.cancel()
-        except* ChildFailed as failed:
-            raise failed.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
     return 1 if report is not None and report.wrong else 0
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, out of the groups around it."""
+    error = group.exceptions[0]
+    return (
+        first_of(cast("BaseExceptionGroup[BaseException]", error))
+        if isinstance(error, BaseExceptionGroup)
+        else error
+    )
 
 
 async def fulfil(options: Options, shop: Shop, console: Console, began: float) -> Report:
@@ -126,16 +139,20 @@ async def deliver_stock(shop: Shop) -> None:
         js = JetStreamContext(nc)
         for row in rows:
             await publish(js, "shop.stock.delivered", row)
-        async with asyncio.timeout(END_SECONDS):
-            while await pieces(js) < sum(row["quantity"] for row in rows):
-                await asyncio.sleep(0.1)
+        end = time.monotonic() + END_SECONDS
+        while await pieces(js) < sum(row["quantity"] for row in rows):
+            if time.monotonic() > end:
+                raise ChildFailed(
+                    f"the stock did not arrive in {END_SECONDS:g} s\n{shop.children['inventory'].tail()}"
+                )
+            await asyncio.sleep(0.1)
 
 
 async def pieces(js: JetStreamContext) -> int:
     """How many pieces stand on the shelves."""
     total = 0
     for product in {json.loads(line)["product"] for line in (FOLDER / "stock.jsonl").open(encoding="utf-8")}:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(NotFoundError):
             found = await js.get_last_msg("KV_jetloom_kv_stock", f"$KV.jetloom_kv_stock.{product}")
             total += int(json.loads(found.data or b"{}").get("available", 0))
     return total

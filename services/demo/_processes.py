@@ -118,6 +118,10 @@ class Child:
         if self._process is not None:
             await self._process.wait()
 
+    def complains(self) -> bool:
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return "ERROR" in text or "Traceback" in text
+
     def tail(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
         return "\n".join([f"--- {self.log}", *lines])

@@ -42,6 +42,10 @@ class Shop:
         await self.children[name].start()
         await self.children[name].wait_ready(self.http)
 
+    def complaints(self) -> list[str]:
+        """The ends of the logs that hold errors."""
+        return [child.tail() for child in self.children.values() if child.complains()]
+
     async def watch(self) -> None:
         """Never returns; raises `ChildFailed` when a process ends that nobody killed."""
         killed = {name: child.killed for name, child in self.children.items()}
@@ -55,12 +59,10 @@ class Shop:
 
 
 @contextlib.asynccontextmanager
-async def open_shop(*, keep: bool = False) -> AsyncGenerator[Shop]:
-    """Starts everything in a new temporary folder, which is removed at the end unless `keep`."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="jetloom-demo-"))
-        if not keep:
-            stack.callback(_remove, folder)
+async def open_shop() -> AsyncGenerator[Shop]:
+    """Starts everything in a new temporary folder; at the end both are gone."""
+    with tempfile.TemporaryDirectory(prefix="jetloom-demo-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         logs = folder / "logs"
         logs.mkdir()
         server = EmbeddedServer(folder / "store")
@@ -112,9 +114,3 @@ def _make_children(shop: Shop, logs: Path) -> dict[str, Child]:
         program("provider", *provider, ready=f"http://127.0.0.1:{port}/healthz"),
     ]
     return {child.name: child for child in children}
-
-
-def _remove(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()

@@ -27,7 +27,8 @@ CONSUMER = "task-labels=2Eprint"
 """`task-` and the handler's name, in which what is not A-Z a-z 0-9 _ - is written =HH."""
 LANES = 8
 """Labels printed at the same time: each lane asks for one task, so no task waits in this process."""
-PULL_SECONDS = 5.0
+PULL_SECONDS = 1.0
+"""Bounds how long a stop takes: an idle lane waits this long."""
 BEAT_SECONDS = 3.0
 """A third of the consumer's ack wait of 10 s."""
 DELIVERIES_MAX = 10
