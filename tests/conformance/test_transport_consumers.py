@@ -297,7 +297,7 @@ async def test_consumer_state(world: World) -> None:
     for n in range(5):
         await t.append(f"{p}.{n}", b"x")
     box = Box(t, capacity=2)
-    pull = await box.open(name, "c", expiry=5)
+    pull = await box.open(name, "c", expiry=0.5)
     await until(lambda: len(box.got) >= 2, "two are delivered")
     box.capacity = 0
     state = await t.consumer_state(name, "c")
