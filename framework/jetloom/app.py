@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _logger = get_logger("app")
 
-DEFAULT_URL = "nats://127.0.0.1:4222"
 STORE = Path(".jetloom")
 """Where an embedded server keeps its streams, in the working folder."""
 
@@ -221,13 +220,20 @@ class App:
     async def _connect(self) -> tuple[Transport, str, bool]:
         from .transport import connect
 
-        url, own = self._settings.nats_url, False
-        if not url and self._embedded:
+        settings, url, own = self._settings, self._settings.nats_url, False
+        if not url and not settings.nats_context and self._embedded:
             url, own = await self._start_server(), True
-        url = url or DEFAULT_URL
-        transport = await connect(url, name=self._connection_name())
+        transport = await connect(
+            url or None,
+            name=self._connection_name(),
+            creds=settings.nats_creds or None,
+            nkey=settings.nats_nkey or None,
+            context=settings.nats_context or None,
+            clock=self._clock,
+        )
         self._add("connection", lambda _: transport.close())
-        return transport, url, own
+        # The server's own word has no password in it.
+        return transport, f"nats://{transport.server.url}", own
 
     async def _start_server(self) -> str:
         from .transport import EmbeddedServer
@@ -263,7 +269,7 @@ class App:
         from .http import HealthServer
 
         # Nobody but this machine looks at a process that is tried out.
-        address = "127.0.0.1" if self._embedded else "0.0.0.0"
+        address = self._settings.http_host or ("127.0.0.1" if self._embedded else "0.0.0.0")
         server = HealthServer(
             self._metrics, lambda: self.health(host), port=self._settings.http_port, host=address
         )

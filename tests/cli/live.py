@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
@@ -77,7 +77,7 @@ class Live:
 
 
 @contextlib.contextmanager
-def serve_dev(folder: Path, root: Path, *targets: str) -> Iterator[Live]:
+def serve_dev(folder: Path, root: Path, *targets: str) -> Generator[Live]:
     """`jetloom dev` with a server of its own whose store is in `folder`; gone at the end, whatever happens."""
     log = folder / "dev.log"
     with log.open("w") as errors:

@@ -63,7 +63,11 @@ async def fill(transport: Transport, names: Names) -> None:
 def _namespace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     world.open_transport = lambda: open_memory(world.names, fill)
     declared = [markers_asset(world.names), events_asset(world.names), dlq_asset(world.names)]
-    monkeypatch.setattr(_session.Session, "assets", lambda _: declared)
+
+    def assets(_: object) -> list[StreamAsset]:
+        return declared
+
+    monkeypatch.setattr(_session.Session, "assets", assets)
     monkeypatch.setattr(_session, "embedded_check", lambda: Check("embedded server", "info", "none"))
 
 

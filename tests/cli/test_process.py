@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 
 @contextlib.contextmanager
-def process(folder: Path, mode: str, root: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(folder: Path, mode: str, root: Path) -> Generator[subprocess.Popen[bytes]]:
     """The serving process of `tests.cli.serving`, gone at the end whatever happens."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.cli.serving", str(folder), mode], cwd=root

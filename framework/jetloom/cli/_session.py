@@ -70,7 +70,13 @@ async def open_session(common: Common) -> AsyncGenerator[Session]:
 
     settings = load_settings(common)
     names = Names(settings.namespace, settings.shards)
-    transport = await connect(settings.nats_url or DEFAULT_URL, name="jetloom-cli")
+    transport = await connect(
+        settings.nats_url or None,
+        name="jetloom-cli",
+        creds=settings.nats_creds or None,
+        nkey=settings.nats_nkey or None,
+        context=settings.nats_context or None,
+    )
     try:
         yield Session(transport, names, Client(transport, names))
     finally:
