@@ -4,6 +4,8 @@
     ├── InvalidInput            what was given can't be accepted; nothing was changed
     │   ├── DefinitionInvalid   a workflow file, with all of its findings
     │   ├── SchemaMismatch      input or output against a JSON Schema
+    │   ├── ExpressionInvalid   an expression that can't be compiled, with the position
+    │   ├── ExpressionFailed    an expression over values that it doesn't fit, with what is missing
     │   ├── NameInvalid         a run id, key or subject outside its alphabet
     │   ├── ConfigInvalid       settings, with the source of each
     │   ├── DecodeFailed        bytes that are not what they claim
@@ -140,6 +142,31 @@ class SchemaMismatch(InvalidInput):
             what=what,
             errors=list(errors),
         )
+
+
+class ExpressionInvalid(InvalidInput):
+    """An expression that can't be compiled. `position` counts characters of `source` from 0."""
+
+    code = "expression.invalid"
+
+    def __init__(self, source: str, position: int, reason: str) -> None:
+        shown = source if len(source) <= 200 else f"{source[:200]}…"
+        super().__init__(
+            f"expression {shown!r}, character {position + 1}: {reason}",
+            source=shown,
+            position=position,
+            reason=reason,
+        )
+
+
+class ExpressionFailed(InvalidInput):
+    """An expression met values that it doesn't fit: a missing key is an error and never an empty value."""
+
+    code = "expression.failed"
+
+    def __init__(self, source: str, reason: str) -> None:
+        shown = source if len(source) <= 200 else f"{source[:200]}…"
+        super().__init__(f"expression {shown!r}: {reason}", source=shown, reason=reason)
 
 
 class NameInvalid(InvalidInput):

@@ -1,0 +1,592 @@
+"""CEL expressions and templates over JSON: compiled and checked once, evaluated without I/O.
+
+An expression sees the names of its scope and nothing else: no time, no randomness, no environment. One that only walks
+a path (`steps.reserve.total`, `input["first-name"]`, `input.items[0]`) is a walk through dicts and lists; any other is
+compiled by the CEL library, which loads with the first of them. CEL has no step budget, so the source's length, its
+nesting and the nesting of its comprehensions have limits.
+
+Values are JSON. CEL computes in 64 bits: a larger integer is a float inside a real expression, and itself in a path.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import msgspec
+
+from .errors import ExpressionFailed, ExpressionInvalid
+
+if TYPE_CHECKING:
+    from cel import Program
+
+    from .types import JSON
+
+type Reference = tuple[str, ...]
+"""What an expression reads: `("steps", "reserve", "total")`. Parts that are computed end it."""
+
+SCOPE = frozenset({"input", "trigger", "steps", "run"})
+"""The names that every expression of a workflow may use."""
+
+SOURCE_CHARACTERS_MAX = 4_096
+"""Of one expression: its parser recurses, and stays far from the stack's end at this length."""
+NESTING_MAX = 32
+"""Brackets within brackets. The library's parser gives up between 50 and 500."""
+COMPREHENSIONS_MAX = 2
+"""`map`, `filter`, `all`, `exists` within each other: two already cost the product of two lists."""
+TEMPLATE_NESTING_MAX = 64
+"""Lists and objects within each other in a template. Above it a value is data that belongs elsewhere."""
+
+MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
+FUNCTIONS = MACROS | {
+    "has", "size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double", "bytes",
+    "timestamp", "duration", "type", "dyn", "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek",
+    "getDayOfYear", "getHours", "getMinutes", "getSeconds", "getMilliseconds",
+}  # fmt: skip
+"""What an expression may call."""
+
+_TYPES_HINT = "types don't mix by themselves: convert with int(x), double(x) or string(x)"
+_WORDS = frozenset({"true", "false", "null", "in"})
+_TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
+_OPEN, _CLOSE = {"(": ")", "[": "]", "{": "}"}, frozenset(")]}")
+
+_TOKEN = re.compile(
+    r"""
+    (?P<space>\s+|//[^\n]*)
+    |(?P<string>(?:[rR][bB]?|[bB][rR])(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n]*"|'[^'\n]*')
+      |[bB]?(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
+    |(?P<number>0[xX][0-9a-fA-F]+[uU]?|(?:\d+\.\d+|\d+)(?:[eE][-+]?\d+)?[uU]?)
+    |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
+    |(?P<sign>&&|\|\||[=!<>]=|[-+*/%!<>?:.,()\[\]{}])
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_PATH = re.compile(
+    r"""\s*[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\\n]*"\]|\['[^'\\\n]*'\]|\[\d{1,9}\])*\s*""",
+    re.ASCII,
+)
+_PART = re.compile(r"""\.?([A-Za-z_][A-Za-z0-9_]*)|\["([^"]*)"\]|\['([^']*)'\]|\[(\d+)\]""", re.ASCII)
+_UNEXPECTED = re.compile(r"Syntax error: (?:mismatched|extraneous) input '(.*?)' expecting")
+_PARSE_ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    at: int
+
+
+class Expression:
+    """A compiled expression. `references` is everything it reads of its scope."""
+
+    __slots__ = ("_path", "_program", "_wanted", "references", "source")
+
+    def __init__(
+        self,
+        source: str,
+        references: frozenset[Reference],
+        path: tuple[str | int, ...] | None,
+        program: Program | None,
+    ) -> None:
+        self.source = source
+        self.references = references
+        self._path = path
+        self._program = program
+        self._wanted = _shortest(references)
+
+    def __repr__(self) -> str:
+        return f"Expression({self.source!r})"
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it only walks a path, so that evaluating it needs no CEL."""
+        return self._program is None
+
+    def evaluate(self, scope: Mapping[str, JSON]) -> JSON:
+        """Its value as JSON. Raises `ExpressionFailed`, also for a key that is missing."""
+        if self._path is not None:
+            return self._walk(self._path, scope)
+        program = self._program
+        if program is None:
+            raise ExpressionFailed(self.source, "it was not compiled")
+        try:
+            value: object = program.execute(_part_of(scope, self._wanted))
+        except LookupError as error:
+            raise ExpressionFailed(self.source, self._missing(scope, error)) from error
+        except TypeError as error:
+            raise ExpressionFailed(self.source, f"{_first_sentence(str(error))} ({_TYPES_HINT})") from error
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            raise ExpressionFailed(self.source, _first_sentence(str(error))) from error
+        return _to_json(value, self.source)
+
+    def evaluate_bool(self, scope: Mapping[str, JSON]) -> bool:
+        """Raises `ExpressionFailed` for anything that is neither true nor false."""
+        value = self.evaluate(scope)
+        if not isinstance(value, bool):
+            raise ExpressionFailed(self.source, f"expected true or false, found {_kind(value)}")
+        return value
+
+    def _walk(self, path: tuple[str | int, ...], scope: Mapping[str, JSON]) -> JSON:
+        value: object = scope
+        for index, part in enumerate(path):
+            holder = value
+            try:
+                if isinstance(holder, Mapping):
+                    value = cast("Mapping[str | int, object]", holder)[part]
+                    continue
+                if isinstance(holder, list) and isinstance(part, int):
+                    value = cast("list[object]", holder)[part]
+                    continue
+            except LookupError:
+                raise ExpressionFailed(
+                    self.source, _absent(path[: index + 1], cast("object", holder))
+                ) from None
+            found = _kind(cast("object", holder))
+            raise ExpressionFailed(
+                self.source, f"{_written(path[:index])} is {found}, which has no {_quoted(part)}"
+            )
+        return cast("JSON", value)
+
+    def _missing(self, scope: Mapping[str, JSON], error: LookupError) -> str:
+        for reference in sorted(self.references):
+            value: object = scope
+            for index, part in enumerate(reference):
+                if not isinstance(value, Mapping):
+                    break
+                known = cast("Mapping[str, object]", value)
+                if part not in known:
+                    return _absent(reference[: index + 1], known)
+                value = known[part]
+        key = error.args[0] if error.args else ""
+        return f"there is no {key}" if isinstance(error, KeyError) else str(key)
+
+
+class Template:
+    """A JSON value whose texts may hold `${expression}`. `references` is everything that they read."""
+
+    __slots__ = ("_node", "references")
+
+    def __init__(self, node: _Node, references: frozenset[Reference]) -> None:
+        self._node = node
+        self.references = references
+
+    def render(self, scope: Mapping[str, JSON]) -> JSON:
+        """The value with its expressions evaluated. Raises `ExpressionFailed`."""
+        return _render(self._node, scope)
+
+
+class _Text(NamedTuple):
+    """Pieces of a text: expressions stand among plain strings."""
+
+    pieces: tuple[str | Expression, ...]
+
+
+type _Node = None | bool | int | float | str | Expression | _Text | list[_Node] | dict[str, _Node]
+
+
+def compile_expression(source: str, names: frozenset[str] = SCOPE) -> Expression:
+    """Compiles CEL over these names. Raises `ExpressionInvalid` with the position of what is wrong."""
+    if len(source) > SOURCE_CHARACTERS_MAX:
+        raise ExpressionInvalid(
+            source,
+            SOURCE_CHARACTERS_MAX,
+            f"longer than {SOURCE_CHARACTERS_MAX} characters: split it into steps",
+        )
+    if _PATH.fullmatch(source):
+        path = tuple(_parts(source))
+        root = str(path[0])
+        if root not in _WORDS:
+            _check_name(root, source, source.index(root), names)
+            return Expression(source, frozenset({_texts(path)}), path, None)
+    tokens = [token for token in _tokens(source, 0) if token.kind != "space"]
+    if not tokens:
+        raise ExpressionInvalid(source, 0, "an expression is missing")
+    references = _references(source, tokens, names)
+    return Expression(source, references, None, _program(source))
+
+
+def compile_template(value: JSON, names: frozenset[str] = SCOPE) -> Template:
+    """Compiles every `${…}` in the texts of a JSON value. Raises `ExpressionInvalid` for the first bad one.
+
+    A text that is one expression and nothing else gives its value, of any type. Within a longer text a string is
+    inserted as it is, other values as JSON. `$${` stands for `${`.
+    """
+    references: set[Reference] = set()
+
+    def build(part: JSON, depth: int) -> _Node:
+        if depth > TEMPLATE_NESTING_MAX:
+            raise ExpressionInvalid(
+                "", 0, f"more than {TEMPLATE_NESTING_MAX} lists and objects within each other"
+            )
+        if isinstance(part, str):
+            return _compile_text(part, names, references)
+        if isinstance(part, list | tuple):
+            return [build(item, depth + 1) for item in part]
+        if isinstance(part, dict):
+            for key in part:
+                if "${" in key:
+                    raise ExpressionInvalid(
+                        key, key.index("${"), "a key can't hold an expression, only a value can"
+                    )
+            return {key: build(item, depth + 1) for key, item in part.items()}
+        return part
+
+    return Template(build(value, 0), frozenset(references))
+
+
+# -- templates
+def _compile_text(text: str, names: frozenset[str], references: set[Reference]) -> _Node:
+    if "${" not in text:
+        return text
+    pieces: list[str | Expression] = []
+    for piece in _split(text):
+        if isinstance(piece, str):
+            pieces.append(piece)
+            continue
+        at, source = piece
+        try:
+            expression = compile_expression(source, names)
+        except ExpressionInvalid as error:
+            position, reason = error.fields["position"], error.fields["reason"]
+            raise ExpressionInvalid(text, at + cast("int", position), str(reason)) from error
+        references |= expression.references
+        pieces.append(expression)
+    # The line end that a YAML block leaves behind is no text that somebody meant.
+    rest = [piece for piece in pieces if not isinstance(piece, str) or piece.strip("\n")]
+    if len(rest) == 1 and isinstance(rest[0], Expression):
+        return rest[0]
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(cast("list[str]", pieces))
+    return _Text(tuple(pieces))
+
+
+def _split(text: str) -> Iterator[str | tuple[int, str]]:
+    """Plain pieces, and (position, source) of expressions."""
+    at = 0
+    plain = ""
+    while True:
+        start = text.find("${", at)
+        if start < 0:
+            plain += text[at:]
+            break
+        if start > at and text[start - 1] == "$":
+            plain += text[at : start - 1] + "${"
+            at = start + 2
+            continue
+        end = _closing(text, start)
+        if plain or start > at:
+            yield plain + text[at:start]
+        plain = ""
+        yield start + 2, text[start + 2 : end]
+        at = end + 1
+    if plain:
+        yield plain
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for token in _tokens(text, start + 2):
+        if token.kind != "sign":
+            continue
+        if token.text == "{":
+            depth += 1
+        elif token.text == "}":
+            if depth == 0:
+                return token.at
+            depth -= 1
+    raise ExpressionInvalid(
+        text, start, "${ is not closed by }: close it, or write $${ for the two characters"
+    )
+
+
+def _render(node: _Node, scope: Mapping[str, JSON]) -> JSON:
+    if isinstance(node, Expression):
+        return node.evaluate(scope)
+    if isinstance(node, _Text):
+        return "".join(
+            piece if isinstance(piece, str) else _as_text(piece.evaluate(scope)) for piece in node.pieces
+        )
+    if isinstance(node, list):
+        return [_render(item, scope) for item in node]
+    if isinstance(node, dict):
+        return {key: _render(item, scope) for key, item in node.items()}
+    return node
+
+
+def _as_text(value: JSON) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+# -- reading sources
+def _tokens(source: str, start: int) -> Iterator[_Token]:
+    at = start
+    while at < len(source):
+        found = _TOKEN.match(source, at)
+        if found is None or found.lastgroup is None:
+            char = source[at]
+            reason = "this text is not closed" if char in "\"'" else f"{char!r} has no meaning here"
+            raise ExpressionInvalid(source, at, reason)
+        yield _Token(found.lastgroup, found[0], at)
+        at = found.end()
+
+
+def _references(source: str, tokens: list[_Token], names: frozenset[str]) -> frozenset[Reference]:
+    """What the source reads. Raises `ExpressionInvalid` for unknown names and functions, and beyond the limits."""
+    found: set[Reference] = set()
+    bound: list[str] = []
+    opened: list[tuple[str, bool]] = []
+    for index, token in enumerate(tokens):
+        if token.kind == "sign":
+            if token.text in _OPEN:
+                called = tokens[index - 1].text if index else ""
+                macro = (
+                    token.text == "(" and called in MACROS and index >= 2 and tokens[index - 2].text == "."
+                )
+                if macro:
+                    bound.append(_bound_name(source, tokens, index, names))
+                opened.append((_OPEN[token.text], macro))
+                _check_limits(source, token, len(opened), len(bound))
+            elif token.text in _CLOSE:
+                if not opened or opened[-1][0] != token.text:
+                    raise ExpressionInvalid(
+                        source, token.at, f"{token.text} closes nothing that is open here"
+                    )
+                if opened.pop()[1]:
+                    bound.pop()
+            continue
+        if token.kind != "name":
+            continue
+        after = tokens[index + 1].text if index + 1 < len(tokens) else ""
+        if after == "(":
+            if token.text not in FUNCTIONS and token.text != "in":
+                raise ExpressionInvalid(
+                    source, token.at, f"there is no function {token.text}{_suggest(token.text, FUNCTIONS)}"
+                )
+            continue
+        if index > 0 and tokens[index - 1].text == ".":
+            if index == 1 or tokens[index - 2].kind == "sign" and tokens[index - 2].text not in _CLOSE:
+                raise ExpressionInvalid(source, tokens[index - 1].at, "a name can't begin with a dot")
+            continue
+        if token.text in _WORDS or token.text in bound or token.text in _TYPES - names:
+            continue
+        _check_name(token.text, source, token.at, names)
+        found.add(_reference(tokens, index))
+    if opened:
+        raise ExpressionInvalid(source, len(source), f"{opened[-1][0]} is missing")
+    return frozenset(found)
+
+
+def _bound_name(source: str, tokens: list[_Token], index: int, names: frozenset[str]) -> str:
+    variable = tokens[index + 1] if index + 1 < len(tokens) else tokens[index]
+    if variable.kind != "name" or variable.text in _WORDS:
+        raise ExpressionInvalid(
+            source, variable.at, "expected the name of a variable, as in items.map(item, item.id)"
+        )
+    if variable.text in names:
+        raise ExpressionInvalid(
+            source, variable.at, f"{variable.text} is a name of the scope: take another one"
+        )
+    return variable.text
+
+
+def _check_limits(source: str, token: _Token, nesting: int, comprehensions: int) -> None:
+    if nesting > NESTING_MAX:
+        raise ExpressionInvalid(source, token.at, f"more than {NESTING_MAX} brackets within each other")
+    if comprehensions > COMPREHENSIONS_MAX:
+        raise ExpressionInvalid(
+            source,
+            token.at,
+            f"more than {COMPREHENSIONS_MAX} of {', '.join(sorted(MACROS))} within each other",
+        )
+
+
+def _reference(tokens: list[_Token], index: int) -> Reference:
+    """The longest constant path from the name at `index`; a method that is called on it is no part of it."""
+    parts = [tokens[index].text]
+    at = index + 1
+
+    def text(offset: int) -> str:
+        return tokens[at + offset].text if at + offset < len(tokens) else ""
+
+    while True:
+        if text(0) == "." and at + 1 < len(tokens) and tokens[at + 1].kind == "name" and text(2) != "(":
+            parts.append(text(1))
+            at += 2
+        elif text(0) == "[" and at + 1 < len(tokens) and tokens[at + 1].kind == "string" and text(2) == "]":
+            literal = text(1)
+            # A literal with escapes or a prefix ends the path: what is before it is read whole.
+            if literal[0] not in "\"'" or literal[:3] in ('"""', "'''") or "\\" in literal:
+                break
+            parts.append(literal[1:-1])
+            at += 3
+        else:
+            break
+    return tuple(parts)
+
+
+def _check_name(name: str, source: str, at: int, names: frozenset[str]) -> None:
+    if name not in names:
+        raise ExpressionInvalid(
+            source, at, f"there is no {name}{_suggest(name, names)}; known are {', '.join(sorted(names))}"
+        )
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _parts(source: str) -> Iterator[str | int]:
+    for name, double, single, number in _PART.findall(source.strip()):
+        yield int(number) if number else name or double or single
+
+
+def _texts(path: tuple[str | int, ...]) -> Reference:
+    texts: list[str] = []
+    for part in path:
+        if isinstance(part, int):
+            break
+        texts.append(part)
+    return tuple(texts)
+
+
+def _program(source: str) -> Program:
+    compile_source = _library()
+    try:
+        return compile_source(source)
+    except ValueError as error:
+        raise _invalid(source, str(error)) from error
+
+
+def _library() -> Callable[[str], Program]:
+    import cel  # 0.3 s, so only when the first real expression is compiled
+
+    return cel.compile
+
+
+def _invalid(source: str, message: str) -> ExpressionInvalid:
+    found = _PARSE_ERROR.search(message)
+    if found is None:
+        return ExpressionInvalid(source, 0, _first_sentence(message))
+    line, column, reason = int(found[1]), int(found[2]), found[3]
+    before = sum(len(text) + 1 for text in source.split("\n")[: line - 1])
+    reason = reason.partition(" expecting {")[0].removeprefix("Syntax error: ")
+    return ExpressionInvalid(
+        source, min(before + column - 1, len(source)), reason.replace("'<EOF>'", "the end")
+    )
+
+
+# -- evaluating
+def _shortest(references: frozenset[Reference]) -> tuple[Reference, ...]:
+    """Without those that another one covers."""
+    return tuple(
+        sorted(
+            reference
+            for reference in references
+            if not any(reference[:length] in references for length in range(1, len(reference)))
+        )
+    )
+
+
+def _part_of(scope: Mapping[str, JSON], wanted: tuple[Reference, ...]) -> dict[str, object]:
+    """The part of the scope that is read: converting the rest for CEL would cost more than the evaluation."""
+    chosen: dict[str, object] = {}
+    for reference in wanted:
+        source: object = scope
+        target = chosen
+        for index, part in enumerate(reference):
+            known = cast("Mapping[str, object]", source)
+            if part not in known:
+                break
+            source = known[part]
+            if index + 1 == len(reference) or not isinstance(source, Mapping):
+                target[part] = (
+                    dict(cast("Mapping[str, object]", source)) if isinstance(source, Mapping) else source
+                )
+                break
+            target = cast("dict[str, object]", target.setdefault(part, {}))
+    return chosen
+
+
+def _to_json(value: object, source: str) -> JSON:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise ExpressionFailed(source, f"its value is {value}, which JSON can't say")
+            return value
+        case list():
+            return [_to_json(item, source) for item in cast("list[object]", value)]
+        case dict():
+            return _object(cast("dict[object, object]", value), source)
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case timedelta():
+            return f"{value.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+        case bytes():
+            return base64.b64encode(value).decode()
+        case _:
+            raise ExpressionFailed(
+                source, f"its value is of type {type(value).__name__}, which JSON can't say"
+            )
+
+
+def _object(value: dict[object, object], source: str) -> JSON:
+    result: dict[str, JSON] = {}
+    for key, item in value.items():
+        name = key if isinstance(key, str) else _as_text(_to_json(key, source))
+        if name in result:
+            raise ExpressionFailed(source, f"its value has the key {name!r} twice")
+        result[name] = _to_json(item, source)
+    return result
+
+
+def _absent(path: tuple[str | int, ...], holder: object) -> str:
+    if isinstance(holder, list):
+        return f"there is no {_written(path)}: the list has {len(cast('list[object]', holder))} item(s)"
+    names = sorted(str(name) for name in cast("Mapping[object, object]", holder))
+    listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "nothing"
+    owner = _written(path[:-1]) or "the scope"
+    return f"there is no {_written(path)}{_suggest(str(path[-1]), names)}; {owner} has {listed}"
+
+
+def _written(path: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part):
+            text += f".{part}" if text else part
+        else:
+            text += f'["{part}"]'
+    return text
+
+
+def _quoted(part: str | int) -> str:
+    return f"item {part}" if isinstance(part, int) else f"field {part!r}"
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def _first_sentence(message: str) -> str:
+    return message.partition("\n")[0].partition(". ")[0]
