@@ -105,7 +105,9 @@ class Client:
         actor: Actor | None = None,
     ) -> Started:
         if id is not None and token is not None:
-            raise InvalidInput("a run id and a token were given: a token is a run id's origin, give one of them")
+            raise InvalidInput(
+                "a run id and a token were given: a token is a run id's origin, give one of them"
+            )
         compiled = await self._definitions.get(workflow)
         value = through_codec(input)
         compiled.check_input(value)
@@ -228,10 +230,13 @@ class Client:
 
     async def _must_exist(self, run: str) -> None:
         check_run_id(run)
-        if (await self._fold(run)).n == 0 and await self._waiting_start(run) is None:
-            # A start that was taken between the two looks has a journal now.
-            if (await self._fold(run)).n == 0:
-                raise RunNotFound(run)
+        # A start that was taken between the first two looks has a journal now.
+        if (
+            (await self._fold(run)).n == 0
+            and await self._waiting_start(run) is None
+            and (await self._fold(run)).n == 0
+        ):
+            raise RunNotFound(run)
 
     # -- reading
     async def show(self, run: str) -> RunView:
@@ -245,8 +250,15 @@ class Client:
                     raise RunNotFound(run)
                 stored, start = waiting
                 return RunView(
-                    run, stored.sequence, start.workflow, RunStatus.PENDING, input=start.input, actor=start.actor,
-                    labels=dict(start.labels), fingerprint=start.fingerprint, waits_for=["an engine"],
+                    run,
+                    stored.sequence,
+                    start.workflow,
+                    RunStatus.PENDING,
+                    input=start.input,
+                    actor=start.actor,
+                    labels=dict(start.labels),
+                    fingerprint=start.fingerprint,
+                    waits_for=["an engine"],
                 )
         started = state.started
         compiled = None
@@ -276,9 +288,8 @@ class Client:
                 state = await self._fold(run)
                 if state.finished is not None:
                     return state
-                if state.n == 0 and not seen and await self._waiting_start(run) is None:
-                    if (await self._fold(run)).n == 0:
-                        raise RunNotFound(run)
+                if state.n == 0 and not seen:
+                    await self._must_exist(run)
                 seen = True
             except (RequestTimeout, Disconnected):
                 seen = True

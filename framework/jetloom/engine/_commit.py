@@ -95,7 +95,10 @@ def _sent(run: Run, entry: Entry) -> None:
 
 
 async def _look(shell: Shell, run: Run, expected: int, nonce: str, error: Exception) -> Outcome | None:
-    """What the leader's journal says of an append that was not plainly accepted. None: it is not there, send it again."""
+    """What the leader's journal says of an append that was not plainly accepted.
+
+    None: it is not there, send it again.
+    """
     pause = FIRST_PAUSE
     while True:
         tick = shell.tick()
@@ -108,7 +111,8 @@ async def _look(shell: Shell, run: Run, expected: int, nonce: str, error: Except
             continue
         break
     if tail == expected:
-        # Nothing came between. A verdict against an append that nothing contradicts is an older one of ours, or spurious.
+        # Nothing came between. A verdict against an append that nothing contradicts is an older one of ours,
+        # or spurious.
         return None
     if not lines or (expected == 0 and tail == 0):
         run.lose()
@@ -130,7 +134,9 @@ async def _look(shell: Shell, run: Run, expected: int, nonce: str, error: Except
 
 
 async def _entry(shell: Shell, run: Run, draft: Draft) -> tuple[Entry, bool, float | None]:
-    """The entry's final form: with a snapshot when one is due or the run ends, its records in a blob when they are large."""
+    """The entry's final form: with a snapshot when one is due or the run ends, its records in a blob when they are
+    large.
+    """
     state, stamp = draft.state, draft.stamp
     records: tuple[Record, ...] = tuple(draft.records)
     final = state.finished is not None
@@ -179,7 +185,9 @@ def pack_history(lines: list[Line]) -> str:
         return ""
     first = lines[0].snapshot
     parts = [unpack_history(first.history)] if first is not None and first.history else []
-    parts.extend(encode(strip_snapshot(line)) if line.snapshot or line.entry.blob else line.data for line in lines)
+    parts.extend(
+        encode(strip_snapshot(line)) if line.snapshot or line.entry.blob else line.data for line in lines
+    )
     return base64.b64encode(zlib.compress(b"\n".join(parts), HISTORY_LEVEL)).decode()
 
 

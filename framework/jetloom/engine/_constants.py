@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..stores import ACK_WAIT, TASK_ACK_WAIT
+from ..stores import ACK_WAIT
 
 BEAT = ACK_WAIT / 3
 """Two beats may be lost before a message comes again."""
@@ -20,7 +20,9 @@ ADOPT_COUNT = 4
 """Deliveries of a message without a run before it is looked into: its start is probably under way."""
 SWEEP = 30.0
 RETENTION_MIN = 3600.0
-"""Above the time after which the server drops a silent connection (6 min): nothing sent before a freeze arrives later."""
+"""Above the time after which the server drops a silent connection (6 min): nothing sent before a freeze arrives
+later.
+"""
 RETENTION = 7 * 24 * 3600.0
 PURGE_AFTER = 3600.0
 SNAPSHOT_ENTRIES = 500

@@ -49,7 +49,9 @@ class Definitions:
             known = self._compiled.get(wanted)
             if known is not None:
                 return known
-            stored = await self._transport.last(self._names.workflows_stream, self._names.workflow(workflow, wanted))
+            stored = await self._transport.last(
+                self._names.workflows_stream, self._names.workflow(workflow, wanted)
+            )
             return self._keep(_decode(stored)) if stored is not None else None
         versions = await self._versions(workflow)
         return self._keep(versions[-1]) if versions else None

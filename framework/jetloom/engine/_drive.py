@@ -120,21 +120,28 @@ class Driver:
                     del run.messages[start.ref]
         if run.state.n == 0 and _start_of(run) is None:
             await self._receiver.adopt(run)
-            if run.state is None or run.state.n == 0:
+            if _unknown(run):
                 return False
         await self._find_definition(run)
         return True
 
     def _head_start(self, start: Message, now: float) -> bool:
         delivery = start.delivery
-        return delivery is not None and start.count == 1 and "Jetloom-New" in delivery.headers and start.sure(now)
+        return (
+            delivery is not None
+            and start.count == 1
+            and "Jetloom-New" in delivery.headers
+            and start.sure(now)
+        )
 
     async def _find_definition(self, run: Run) -> None:
         state = run.state
         if state is None or run.compiled is not None:
             return
         if state.started is not None:
-            run.compiled = await self._shell.definitions.find(state.started.workflow, state.started.fingerprint)
+            run.compiled = await self._shell.definitions.find(
+                state.started.workflow, state.started.fingerprint
+            )
             return
         start = _start_of(run)
         if start is not None and isinstance(start.arrived.body, Start):
@@ -291,7 +298,9 @@ class Driver:
         if state is not None and run.messages:
             if run.ended and run.compiled is not None and await self._decide(run):
                 return True
-            refs = tuple(ref for ref in state.covers if state.holds(ref, self._shell.id) and ref in run.messages)
+            refs = tuple(
+                ref for ref in state.covers if state.holds(ref, self._shell.id) and ref in run.messages
+            )
             if refs:
                 around = self._shell.surroundings(run, self._shell.clock.now())
                 draft = Draft(state, run.compiled, around, run.frontier)
@@ -305,7 +314,9 @@ class Driver:
         return False
 
     def _inputs(self, run: Run) -> list[Input]:
-        """Facts that would change the state: takeovers, the start, messages, ended bodies, due timers, in that order."""
+        """Facts that would change the state: takeovers, the start, messages, ended bodies, due timers, in that
+        order.
+        """
         state, shell = run.state, self._shell
         if state is None:
             return []
@@ -371,7 +382,9 @@ class Driver:
         return [
             TimerDue(timer.name)
             for timer in state.timers.values()
-            if timer.cover and timer.due <= now and timer.cover in run.messages
+            if timer.cover
+            and timer.due <= now
+            and timer.cover in run.messages
             and state.holds(timer.cover, self._shell.id)
         ]
 
@@ -442,7 +455,7 @@ class Driver:
         if not run.bodies and not run.ended:
             await self._write_index(run)
         for message in list(run.messages.values()):
-            if run.messages.get(message.ref) is not message or run.state is None:
+            if run.messages.get(message.ref) is not message:
                 continue
             if await self._conclude_one(run, message):
                 return True
@@ -508,7 +521,9 @@ class Driver:
         if run.draft is not None:
             timeout = max(0.0, run.draft_since + LAZY - self._now())
         elif state is not None:
-            due = [timer.due for timer in state.timers.values() if timer.cover and timer.cover in run.messages]
+            due = [
+                timer.due for timer in state.timers.values() if timer.cover and timer.cover in run.messages
+            ]
             if due:
                 timeout = min(timeout, max(0.0, min(due) - self._shell.clock.now()))
         try:
@@ -532,3 +547,7 @@ def _start_of(run: Run) -> Message | None:
         if message.arrived.address.kind == "start":
             return message
     return None
+
+
+def _unknown(run: Run) -> bool:
+    return run.state is None or run.state.n == 0

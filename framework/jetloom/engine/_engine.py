@@ -122,7 +122,9 @@ class Engine:
             await self._worker.start()
 
     async def stop(self, deadline: float = 10.0) -> None:
-        """Drains: pulls nothing, gives back what has not begun, waits for bodies up to `deadline` seconds, releases covers."""
+        """Drains: pulls nothing, gives back what has not begun, waits for bodies up to `deadline` seconds,
+        releases covers.
+        """
         if not self._started or self._draining:
             return
         self._draining = True
@@ -321,7 +323,9 @@ class Engine:
         self._replies.spawn(self._answer_settled(incoming))
 
     async def _answer_settled(self, incoming: Incoming) -> None:
-        """Whether a task's attempt is over: its result waits in the mailbox, or it is not pending, or the run is over."""
+        """Whether a task's attempt is over: its result waits in the mailbox, or it is not pending, or the run is
+        over.
+        """
         query = _settled.decode(incoming.data)
         try:
             settled = await self._settled(query)
@@ -351,4 +355,3 @@ class Engine:
 def _consumer_of(ack_subject: str) -> str:
     """`$JS.ACK.<stream>.<consumer>`: what keeps the order of beats."""
     return ".".join(ack_subject.split(".")[2:4])
-

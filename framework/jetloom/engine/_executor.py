@@ -76,8 +76,9 @@ async def run_body(
 ) -> BodyEnded:
     """Runs a body to its end, whatever that is; only a cancellation that was not asked for by us passes through."""
     unit, attempt = context.unit, context.attempt
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with limit:
             output = through_codec(await call())
     except asyncio.CancelledError:
         if not body.cancelled:
@@ -91,6 +92,8 @@ async def run_body(
         return BodyEnded(unit, attempt, error=info, noted=context.noted)
     except Exception as error:
         # User code: every exception of it is a failed attempt. It is journaled, and policy decides.
-        logger.info("a step body failed", extra={"run": context.run, "step": unit, "attempt": attempt}, exc_info=error)
+        logger.info(
+            "a step body failed", extra={"run": context.run, "step": unit, "attempt": attempt}, exc_info=error
+        )
         return BodyEnded(unit, attempt, error=to_info(error), noted=context.noted)
     return BodyEnded(unit, attempt, output=output, emits=tuple(context.emits), noted=context.noted, size=1024)

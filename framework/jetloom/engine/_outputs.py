@@ -32,8 +32,8 @@ from ..messages import (
 )
 from ..transport import Schedule
 from ..types import JSON
-from ._constants import OUTPUTS_AT_ONCE, PURGE_AFTER
 from ._commit import retention_of
+from ._constants import OUTPUTS_AT_ONCE, PURGE_AFTER
 from ._run import Run
 from ._shell import Shell
 from .core import (
@@ -68,7 +68,10 @@ async def perform(shell: Shell, run: Run, *, now: float) -> bool:
         # The first send goes out at once only under a message that was sure without a break since before the append.
         since = min((m.hold.sure_since for m in run.messages.values() if m.sure(now)), default=-1)
         results = await asyncio.gather(
-            *(_send(shell, run, output, ensure=not 0 <= since < before, sure=since >= 0) for output, before in batch)
+            *(
+                _send(shell, run, output, ensure=not 0 <= since < before, sure=since >= 0)
+                for output, before in batch
+            )
         )
         failed = [item for item, result in zip(batch, results, strict=True) if result is not Done.DONE]
         for (output, _), result in zip(batch, results, strict=True):
@@ -89,7 +92,9 @@ async def derive_again(shell: Shell, run: Run, *, now: float) -> bool:
     sure = any(message.sure(now) for message in run.messages.values())
     for start in range(0, len(wanted), OUTPUTS_AT_ONCE):
         batch = wanted[start : start + OUTPUTS_AT_ONCE]
-        results = await asyncio.gather(*(_send(shell, run, output, ensure=True, sure=sure) for output in batch))
+        results = await asyncio.gather(
+            *(_send(shell, run, output, ensure=True, sure=sure) for output in batch)
+        )
         if any(result is not Done.DONE for result in results):
             return False
     run.sent.update(state.unsent)

@@ -16,7 +16,7 @@ from ._commit import Outcome, commit, retention_of
 from ._constants import ADOPT_COUNT, ASK_WAIT, PATIENCE, RETRY
 from ._run import Message, Run
 from ._shell import Shell
-from .core import Draft, RunState, TakeOver, adopt, decode_body, resume
+from .core import Answer, Draft, RunState, TakeOver, adopt, decode_body, resume
 
 logger = logging.getLogger("jetloom.engine")
 
@@ -56,13 +56,13 @@ class Receiver:
     async def _resolve(self, run: Run, message: Message) -> bool:
         """True: take it. False: give it up."""
         shell, began = self._shell, self._shell.clock.monotonic()
-        answer = "none"
+        answer: Answer = "none"
         while True:
             state = run.state
             cover = state.covers.get(message.ref) if state is not None else None
             if cover is None or run.messages.get(message.ref) is not message:
                 # Not live any more, or moved: the next turn of the loop sees what it is now.
-                return True if cover is None else False
+                return cover is None
             now = shell.clock.monotonic()
             decision = resume(
                 sure=message.sure(now),
@@ -79,10 +79,8 @@ class Receiver:
             if answer == "silence" and not await self._keep(message):
                 return False
 
-    async def _question(self, run: Run, message: Message, holder: str) -> str:
-        query = HoldingQuery(
-            run.id, run.inc, message.ref[0], message.arrived.sequence, message.ack_subject
-        )
+    async def _question(self, run: Run, message: Message, holder: str) -> Answer:
+        query = HoldingQuery(run.id, run.inc, message.ref[0], message.arrived.sequence, message.ack_subject)
         try:
             reply = await self._shell.transport.request(
                 self._shell.names.holding(holder), encode(query), timeout=ASK_WAIT
@@ -105,7 +103,9 @@ class Receiver:
 
     # -- A: messages of a run that has no journal
     async def adopt(self, run: Run) -> None:
-        """Its start is probably under way; later it is looked for, and what the run is told is recorded before it begins."""
+        """Its start is probably under way; later it is looked for, and what the run is told is recorded before it
+        begins.
+        """
         shell = self._shell
         for message in list(run.messages.values()):
             if message.arrived.address.kind == "start":
@@ -191,7 +191,9 @@ class Receiver:
         if delivery is None:
             return
         self._shell.count("jetloom_dead_letters_total", module="engine", handler="mailbox")
-        logger.warning("a message went to the dead letters", extra={"reason": reason, "subject": delivery.subject})
+        logger.warning(
+            "a message went to the dead letters", extra={"reason": reason, "subject": delivery.subject}
+        )
         headers = {
             **copied(delivery.headers),
             "Jetloom-Reason": reason,
@@ -202,7 +204,10 @@ class Receiver:
         for attempt in range(DEAD_LETTER_TRIES):
             try:
                 await self._shell.transport.append(
-                    names.dead_letter("engine", "mailbox"), delivery.data, headers=headers, message_id=identity
+                    names.dead_letter("engine", "mailbox"),
+                    delivery.data,
+                    headers=headers,
+                    message_id=identity,
                 )
                 return
             except OutcomeUnknown:
@@ -231,4 +236,3 @@ class Receiver:
         except (OutcomeUnknown, RequestTimeout, Disconnected):
             return
         run.indexed, run.index_known = status, True
-

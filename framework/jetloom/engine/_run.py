@@ -13,7 +13,19 @@ from ..types import JSON, RunStatus
 from ..workflows import Compiled
 from ._constants import SURE
 from ._executor import Body
-from .core import Arrived, BodyEnded, Draft, Frontier, Hold, Output, RunState, TakeOver, changes, elsewhere, fold_entry
+from .core import (
+    Arrived,
+    BodyEnded,
+    Draft,
+    Frontier,
+    Hold,
+    Output,
+    RunState,
+    TakeOver,
+    changes,
+    elsewhere,
+    fold_entry,
+)
 
 
 class Message:
@@ -21,7 +33,9 @@ class Message:
 
     __slots__ = ("ack_subject", "arrived", "basis", "beaten", "count", "delivery", "hold", "suspected")
 
-    def __init__(self, arrived: Arrived, delivery: Delivery | None, ack_subject: str, basis: float, tick: int) -> None:
+    def __init__(
+        self, arrived: Arrived, delivery: Delivery | None, ack_subject: str, basis: float, tick: int
+    ) -> None:
         self.arrived = arrived
         self.delivery = delivery
         self.ack_subject = ack_subject
@@ -96,7 +110,13 @@ class Run:
     def idle(self) -> bool:
         """Nothing left that this process must do for it."""
         return not (
-            self.messages or self.bodies or self.ended or self.taken or self.asking or self.outputs or self.draft
+            self.messages
+            or self.bodies
+            or self.ended
+            or self.taken
+            or self.asking
+            or self.outputs
+            or self.draft
         )
 
     def fold(self, line: Line, engine: str) -> None:
@@ -141,7 +161,9 @@ class Run:
         self.frontier, self.draft, self.compiled = None, None, None
 
     def mark_quiet(self) -> None:
-        """After an own entry: what it made spent, and only this engine ever held, needs no derivation before its ack."""
+        """After an own entry: what it made spent, and only this engine ever held, needs no derivation before its
+        ack.
+        """
         state = self.state
         if state is None:
             return
@@ -163,7 +185,11 @@ class Run:
 def strip_snapshot(line: Line) -> Entry:
     """The entry as it would stand in a history: without the snapshot that it opened with."""
     if line.snapshot is None:
-        return line.entry if line.entry.blob is None else msgspec.structs.replace(line.entry, records=line.records, blob=None)
+        return (
+            line.entry
+            if line.entry.blob is None
+            else msgspec.structs.replace(line.entry, records=line.records, blob=None)
+        )
     return msgspec.structs.replace(line.entry, records=line.records[1:], blob=None)
 
 

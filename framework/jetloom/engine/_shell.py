@@ -67,5 +67,3 @@ class Shell:
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         if self.metrics is not None:
             self.metrics.histogram(name, **labels).observe(seconds)
-
-

@@ -125,9 +125,11 @@ class Sweeper:
                 continue
             task = names.task(unit.handler, state.run, state.inc, name, unit.attempt)
             result = names.result(state.run, unit.handler, state.inc, name, unit.attempt)
-            if await shell.transport.last(names.tasks_stream, task) is None:
-                if await shell.transport.last(names.mailbox_stream(shard), result) is None:
-                    return True
+            if (
+                await shell.transport.last(names.tasks_stream, task) is None
+                and await shell.transport.last(names.mailbox_stream(shard), result) is None
+            ):
+                return True
         for timer in state.timers.values():
             if timer.cover:
                 continue
@@ -191,5 +193,3 @@ async def lost_covers(shell: Shell, state: RunState) -> tuple[str, ...]:
         if await shell.transport.get(stream, int(ref[1:])) is None:
             lost.append(ref)
     return tuple(lost)
-
-

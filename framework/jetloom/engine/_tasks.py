@@ -35,10 +35,11 @@ from ..messages import (
     encode,
     from_rfc3339,
 )
+from ..stores import TASK_ACK_WAIT
 from ..telemetry import Metrics
 from ..transport import Beater, Delivery, Incoming, Pull, Subscription, Transport
 from ..types import SYSTEM, Actor
-from ._constants import PULL_EXPIRY, TASK_ACK_WAIT
+from ._constants import PULL_EXPIRY
 from ._context import Context
 from ._executor import Body, run_body
 from .core import DELIVERIES_MAX
@@ -59,7 +60,10 @@ _notices = msgspec.json.Decoder(StopNotice)
 
 
 class Worker:
-    """Serves handlers until it is stopped. Their consumers are made by whoever registers a definition that names them."""
+    """Serves handlers until it is stopped.
+
+    Their consumers are made by whoever registers a definition that names them.
+    """
 
     def __init__(
         self,
@@ -226,7 +230,9 @@ class Worker:
         if body.lost:
             return None
         if ended.cancelled:
-            error = ErrorInfo("step.cancelled", "the run does not need this attempt any more", ErrorClass.TERMINAL)
+            error = ErrorInfo(
+                "step.cancelled", "the run does not need this attempt any more", ErrorClass.TERMINAL
+            )
             return Result("error", error=error, noted=ended.noted)
         if ended.error is not None:
             return Result("error", error=ended.error, noted=ended.noted)

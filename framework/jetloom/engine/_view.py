@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 
+from ..errors import ErrorInfo
 from ..messages import Entry, decode_entry
 from ..runtime import JournalLine, RunView, StepView
 from ..stores import Line
@@ -40,7 +41,10 @@ def journal_lines(lines: Sequence[Line], after: int) -> list[JournalLine]:
     """The entries above ordinal `after`, with their records as plain data."""
     return [
         JournalLine(
-            entry.n, entry.at, entry.by, cast("list[dict[str, JSON]]", msgspec.to_builtins(list(entry.records)))
+            entry.n,
+            entry.at,
+            entry.by,
+            cast("list[dict[str, JSON]]", msgspec.to_builtins(list(entry.records))),
         )
         for entry in entries_of(lines)
         if entry.n > after
@@ -70,7 +74,7 @@ def view_of(state: RunState, compiled: Compiled | None) -> RunView:
     )
 
 
-def _error(state: RunState):  # noqa: ANN202
+def _error(state: RunState) -> ErrorInfo | None:
     if state.finished is not None:
         return state.finished.error
     return state.settling.error if state.settling is not None else None

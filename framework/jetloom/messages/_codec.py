@@ -50,5 +50,7 @@ def input_hash(workflow: str, value: object) -> str:
 
 
 def through_codec(value: object) -> JSON:
-    """What a reader of the encoded value would see: every value crosses it once, on the first pass as on a resumed one."""
+    """What a reader of the encoded value would see: every value crosses it once, on the first pass as on a resumed
+    one.
+    """
     return cast("JSON", _plain.decode(_encoder.encode(value)))

@@ -1,7 +1,8 @@
 """The journal's records: facts, folded without a definition and without a decision.
 
 One journal message is one `Entry`. Its records stand in the order in which they are to be folded.
-A *cover* names an un-acknowledged message: `m<sequence>` of the run's mailbox stream, `t<sequence>` of its timers stream.
+A *cover* names an un-acknowledged message: `m<sequence>` of the run's mailbox stream, `t<sequence>` of its
+timers stream.
 """
 
 from __future__ import annotations

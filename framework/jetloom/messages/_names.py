@@ -92,7 +92,10 @@ def shard_of(run: str, shards: int) -> int:
 
 
 class MailboxAddress(NamedTuple):
-    """What the subject of a mailbox message or wake says. `name` is a message's or timer's name; unused parts are empty."""
+    """What the subject of a mailbox message or wake says.
+
+    `name` is a message's or timer's name; unused parts are empty.
+    """
 
     kind: str
     run: str

@@ -4,7 +4,16 @@ Every conditional write has three ends: it is stored, another was first (`Condit
 (`OutcomeUnknown`), and the last only after the subject was read back for this write's own nonce.
 """
 
-from ._assets import ACK_WAIT, TASK_ACK_WAIT, dlq_asset, events_asset, kv_asset, markers_asset, namespace_assets, task_consumer
+from ._assets import (
+    ACK_WAIT,
+    TASK_ACK_WAIT,
+    dlq_asset,
+    events_asset,
+    kv_asset,
+    markers_asset,
+    namespace_assets,
+    task_consumer,
+)
 from ._blobs import BlobStore
 from ._index import IndexRow, IndexStore, IndexValue
 from ._journal import JournalStore, Line, NewerVersion

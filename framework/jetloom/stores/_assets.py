@@ -78,7 +78,10 @@ def dlq_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
 
 # -- runs
 def namespace_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
-    """Everything that a namespace needs, streams before the consumers on them. Buckets of modules come with the modules."""
+    """Everything that a namespace needs, streams before the consumers on them.
+
+    Buckets of modules come with the modules.
+    """
     assets: list[Asset] = [
         markers_asset(names, replicas=replicas),
         events_asset(names, replicas=replicas),
@@ -91,7 +94,11 @@ def namespace_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
         _blobs(names, replicas),
     ]
     for shard in range(names.shards):
-        assets += [_runs(names, shard, replicas), _mailbox(names, shard, replicas), _timers(names, shard, replicas)]
+        assets += [
+            _runs(names, shard, replicas),
+            _mailbox(names, shard, replicas),
+            _timers(names, shard, replicas),
+        ]
         assets += _engine_consumers(names, shard, replicas)
     return assets
 
@@ -109,7 +116,8 @@ def task_consumer(names: Names, handler: str, *, replicas: int = 0) -> ConsumerA
 
 
 def _runs(names: Names, shard: int, replicas: int) -> StreamAsset:
-    # Only engines write here: rollup lets one writer empty the bucket. No delete markers: they would hide a journal's end.
+    # Only engines write here: rollup lets one writer empty the bucket. No delete markers: they would hide a
+    # journal's end.
     return StreamAsset(
         name=names.runs_stream(shard),
         subjects=(f"$KV.{names.runs_bucket(shard)}.>",),
@@ -219,6 +227,13 @@ def _engine_consumers(names: Names, shard: int, replicas: int) -> list[Asset]:
         consumers.append((timers, "ticks", (names.tick(">"),)))
     return [
         # Without a limit on what is pending: the default of 1,000 lets 1,000 long bodies stop the namespace.
-        ConsumerAsset(stream=stream, name=name, filters=filters, ack_wait=ACK_WAIT, ack_pending_max=-1, replicas=replicas)
+        ConsumerAsset(
+            stream=stream,
+            name=name,
+            filters=filters,
+            ack_wait=ACK_WAIT,
+            ack_pending_max=-1,
+            replicas=replicas,
+        )
         for stream, name, filters in consumers
     ]

@@ -1,4 +1,6 @@
-"""The index: where each run is. A projection: readers check a row against its journal, and it can be rebuilt from them."""
+"""The index: where each run is. A projection: readers check a row against its journal, and it can be rebuilt from
+them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ class IndexStore:
         known: bool,
         ttl: float | None = None,
     ) -> None:
-        """Moves a run to `status`. `known`: `previous` is where it was (None: nowhere); otherwise all others are removed."""
+        """Moves a run to `status`.
+
+        `known`: `previous` is where it was (None: nowhere); otherwise all others are removed.
+        """
         subject = self._names.index(status, workflow, run)
         if not known:
             await self._transport.purge(self._names.index_stream, self._names.index("*", workflow, run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -128,5 +129,5 @@ def _contiguous(lines: Sequence[Line], *, whole: bool) -> bool:
         return False
     return all(
         second.entry.n == first.entry.n + 1 or second.snapshot is not None
-        for first, second in zip(lines, lines[1:], strict=False)
+        for first, second in pairwise(lines)
     )

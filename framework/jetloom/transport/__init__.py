@@ -1,7 +1,7 @@
 """The only door to NATS.
 
-The port says what jetloom needs; `connect` gives it on a real connection, `MemoryServer` in memory, with faults by a plan.
-Both keep the same conformance suite. `EmbeddedServer` starts a nats-server when there is none.
+The port says what jetloom needs; `connect` gives it on a real connection, `MemoryServer` in memory, with faults
+by a plan. Both keep the same conformance suite. `EmbeddedServer` starts a nats-server when there is none.
 """
 
 from ._connect import check_version, connect

@@ -1,13 +1,14 @@
 """Creating assets and verifying them: what the server has is read back and compared, field by field.
 
-An old server does not refuse the features that it lacks, it ignores them, so that a create which succeeded proves nothing.
+An old server does not refuse the features that it lacks, it ignores them, so that a create which succeeded
+proves nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -63,7 +64,7 @@ async def list_streams(api: Api) -> list[str]:
     names: list[str] = []
     while True:
         answer = await _ask(api, "STREAM.NAMES", {"offset": len(names)})
-        page = answer.get("streams") or []
+        page: list[str] = answer.get("streams") or []
         names.extend(page)
         if not page or len(names) >= answer.get("total", 0):
             return names
@@ -99,7 +100,9 @@ def stream_config(asset: StreamAsset) -> dict[str, Any]:
         config["sources"] = [
             {
                 "name": source.name,
-                "subject_transforms": [{"src": item.source, "dest": item.destination} for item in source.transforms],
+                "subject_transforms": [
+                    {"src": item.source, "dest": item.destination} for item in source.transforms
+                ],
             }
             for source in asset.sources
         ]
@@ -117,7 +120,9 @@ def consumer_config(asset: ConsumerAsset) -> dict[str, Any]:
         "durable_name": asset.name,
         "name": asset.name,
         "ack_policy": "explicit",
-        "ack_wait": round(asset.ack_wait * NANOSECONDS) if not asset.backoff else round(asset.backoff[0] * NANOSECONDS),
+        "ack_wait": round(asset.ack_wait * NANOSECONDS)
+        if not asset.backoff
+        else round(asset.backoff[0] * NANOSECONDS),
         "max_deliver": asset.deliveries_max,
         "max_ack_pending": asset.ack_pending_max,
         "replay_policy": "instant",
@@ -141,7 +146,9 @@ def consumer_config(asset: ConsumerAsset) -> dict[str, Any]:
             config["opt_start_seq"] = asset.start
         case float():
             config["deliver_policy"] = "by_start_time"
-            config["opt_start_time"] = datetime.fromtimestamp(asset.start, UTC).isoformat().replace("+00:00", "Z")
+            config["opt_start_time"] = (
+                datetime.fromtimestamp(asset.start, UTC).isoformat().replace("+00:00", "Z")
+            )
     return config
 
 
@@ -161,13 +168,14 @@ def _same(field: str, declared: object, found: object) -> bool:
     if found is None:
         # The server leaves out what is off or empty.
         return not declared
-    if field == "sources" and isinstance(declared, list) and isinstance(found, list):
-        return len(declared) == len(found) and all(
-            all(theirs.get(key) == value for key, value in ours.items())
-            for ours, theirs in zip(declared, found, strict=True)
+    if field == "sources":
+        ours, theirs = cast("list[dict[str, Any]]", declared), cast("list[dict[str, Any]]", found)
+        return len(ours) == len(theirs) and all(
+            all(there.get(key) == value for key, value in here.items())
+            for here, there in zip(ours, theirs, strict=True)
         )
-    if field in ("subjects", "filter_subjects") and isinstance(declared, list) and isinstance(found, list):
-        return sorted(declared) == sorted(found)
+    if field in ("subjects", "filter_subjects"):
+        return sorted(cast("list[str]", declared)) == sorted(cast("list[str]", found))
     return declared == found
 
 
@@ -181,5 +189,5 @@ def _code(answer: Mapping[str, Any]) -> int:
 
 
 def _refused(what: str, answer: Mapping[str, Any]) -> Refused:
-    error = answer.get("error") or {}
+    error: dict[str, Any] = answer.get("error") or {}
     return Refused(what, int(error.get("err_code", 0)), str(error.get("description", "")))

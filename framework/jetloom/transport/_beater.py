@@ -34,7 +34,9 @@ class ThreadBeater:
         """Returns when the second connection stands."""
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        self._thread = threading.Thread(target=self._main, args=(loop, self._ready), name="beater", daemon=True)
+        self._thread = threading.Thread(
+            target=self._main, args=(loop, self._ready), name="beater", daemon=True
+        )
         self._thread.start()
         async with asyncio.timeout(START_SECONDS):
             await self._ready

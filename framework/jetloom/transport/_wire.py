@@ -108,7 +108,9 @@ decode_count = msgspec.json.Decoder(CountAnswer).decode
 
 def bytes_of(stored: StoredJson) -> tuple[bytes, Mapping[str, str]]:
     """The data and headers of a message that the leader answered with."""
-    return base64.b64decode(stored.data), parse_head(base64.b64decode(stored.hdrs)).headers if stored.hdrs else {}
+    return base64.b64decode(stored.data), parse_head(
+        base64.b64decode(stored.hdrs)
+    ).headers if stored.hdrs else {}
 
 
 def seconds_of(text: str) -> float:
@@ -117,4 +119,6 @@ def seconds_of(text: str) -> float:
         return 0.0
     date, _, fraction = text.rstrip("Z").partition(".")
     digits = "".join(character for character in fraction if character.isdigit())[:9]
-    return datetime.fromisoformat(f"{date}+00:00").timestamp() + (int(digits) / 10 ** len(digits) if digits else 0.0)
+    return datetime.fromisoformat(f"{date}+00:00").timestamp() + (
+        int(digits) / 10 ** len(digits) if digits else 0.0
+    )

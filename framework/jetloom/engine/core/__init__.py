@@ -1,7 +1,7 @@
 """The pure core: fold, decide, and the rules of receiving, resuming and acknowledging.
 
-It imports no asyncio, no NATS, no clock and no randomness: time, ids and randomness arrive as inputs, so that every crash
-point can be played.
+It imports no asyncio, no NATS, no clock and no randomness: time, ids and randomness arrive as inputs, so that
+every crash point can be played.
 """
 
 from ._covers import (
@@ -9,6 +9,7 @@ from ._covers import (
     MESSAGES_MAX,
     RESUMES_MAX,
     SUSPECTS_MAX,
+    Answer,
     Hold,
     Standing,
     changes,
@@ -59,6 +60,7 @@ __all__ = [
     "RESUMES_MAX",
     "SUSPECTS_MAX",
     "UNDO",
+    "Answer",
     "Arrived",
     "BodyEnded",
     "Cover",

@@ -58,7 +58,10 @@ def elsewhere(state: RunState, message: Arrived) -> bool:
 
 
 def changes(state: RunState, message: Arrived) -> bool:
-    """Whether applying it would change the run. Once false for the entry that was last when it was stored, false for ever."""
+    """Whether applying it would change the run.
+
+    Once false for the entry that was last when it was stored, false for ever.
+    """
     if state.finished is not None or any(deferred.message == message.ref for deferred in state.deferred):
         return False
     address = message.address
@@ -88,12 +91,15 @@ def changes(state: RunState, message: Arrived) -> bool:
             return False
 
 
+type Answer = Literal["none", "yes", "no", "silence"]
+
+
 class Hold(msgspec.Struct):
     """What an engine knows of a message that it holds. Ticks are the engine's own count of what it began and received.
 
-    `received`: tick of the first receipt. `sure_since`: tick since when it is sure without a break (-1: it is not sure).
-    `quiet`: an own entry made it spent, and since this engine applied it or derived after taking it over no other
-    engine was its holder: its ack needs no further derivation.
+    `received`: tick of the first receipt. `sure_since`: tick since when it is sure without a break (-1: it is
+    not sure). `quiet`: an own entry made it spent, and since this engine applied it or derived after taking it
+    over no other engine was its holder: its ack needs no further derivation.
     """
 
     received: int

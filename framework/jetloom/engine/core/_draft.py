@@ -136,7 +136,10 @@ class Draft:
         return self._stamp
 
     def around_now(self, around: Surroundings) -> None:
-        """Goes on with the draft at a later moment (head start). The entry keeps its first time, which is folded already."""
+        """Goes on with the draft at a later moment (head start).
+
+        The entry keeps its first time, which is folded already.
+        """
         self.around = around
 
     def add(self, record: Record) -> None:
@@ -145,11 +148,12 @@ class Draft:
             if event is not None:
                 self._append(event)
         self._append(record)
+        if self._frontier is None or self.state.phase != "open":
+            return
         if isinstance(record, StepCompleted | StepSkipped) or (
             isinstance(record, StepFailed) and record.next == "skip"
         ):
-            if self._frontier is not None and self.state.phase == "open":
-                self._frontier.ended(record.step, self.definition)
+            self._frontier.ended(record.step, self.definition)
 
     def _append(self, record: Record) -> None:
         self.wants.extend(undone_by(self.state, record))

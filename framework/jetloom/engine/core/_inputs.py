@@ -62,7 +62,10 @@ class TakeOver(msgspec.Struct, frozen=True):
 
 
 class Suspected(msgspec.Struct, frozen=True):
-    """This message was delivered suspiciously often and never applied. `start`: its body, when the run has no journal."""
+    """This message was delivered suspiciously often and never applied.
+
+    `start`: its body, when the run has no journal.
+    """
 
     ref: str
     poison: bool = False

@@ -7,7 +7,10 @@ from ...messages import Settling, TimerDropped
 from ._draft import Draft
 
 CANCEL_GRACE = 10.0
-"""Seconds that a started attempt has to end before its outcome counts as unknown. Above HOLD: it is always scheduled."""
+"""Seconds that a started attempt has to end before its outcome counts as unknown.
+
+Above HOLD: it is always scheduled.
+"""
 
 _DROPPED = ("retry", "sleep", "timeout", "run", "start")
 

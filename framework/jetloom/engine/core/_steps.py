@@ -91,7 +91,9 @@ def _start_wait(draft: Draft, step: Step) -> None:
 def complete(
     draft: Draft, step_id: str, output: JSON, emits: Sequence[EmitRequest] = (), *, noted: bool = False
 ) -> None:
-    """A step gave its output: its events and its completion stand in one entry. Raises what a schema or expression says."""
+    """A step gave its output: its events and its completion stand in one entry. Raises what a schema or expression
+    says.
+    """
     compiled = draft.definition
     unit = draft.state.unit(step_id)
     try:
