@@ -245,7 +245,7 @@ class App:
         return server.url
 
     async def _ensure_assets(self, transport: Transport) -> None:
-        from .transport import namespace_assets
+        from .stores import namespace_assets
 
         for asset in namespace_assets(self._names, replicas=self._settings.replicas):
             await transport.ensure(asset)

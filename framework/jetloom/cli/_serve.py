@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,10 @@ def _serve(
     from ..telemetry import setup_logging
 
     deadline = parse_duration(drain, "--drain")
+    # The installed command has its own folder first on the import path, `python -m` the working folder: targets are
+    # found from there with both.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     settings = _session.load_settings(common)
     # A person watches `dev`: text, unless they asked for something.
     style = "text" if embedded and "log_format" not in settings.sources else settings.log_format

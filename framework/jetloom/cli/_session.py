@@ -33,12 +33,13 @@ class Session:
     names: Names
     workflows: Workflows
     clock: Clock = SYSTEM_CLOCK
+    replicas: int = 1
 
     def assets(self) -> Sequence[Asset]:
         """Every stream and consumer that the namespace's engines and modules declare at start."""
-        from ..transport import namespace_assets
+        from ..stores import namespace_assets
 
-        return namespace_assets(self.names)
+        return namespace_assets(self.names, replicas=self.replicas)
 
     async def require_stream(self, stream: str) -> None:
         """Raises `NamespaceEmpty` when jetloom never ran here under this namespace."""
@@ -78,7 +79,7 @@ async def open_session(common: Common) -> AsyncGenerator[Session]:
         context=settings.nats_context or None,
     )
     try:
-        yield Session(transport, names, Client(transport, names))
+        yield Session(transport, names, Client(transport, names), replicas=settings.replicas)
     finally:
         await transport.close()
 

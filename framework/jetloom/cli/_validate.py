@@ -41,9 +41,9 @@ def validate(files: tuple[Path, ...], /, *, output: Output = _DEFAULT) -> int:
     findings: list[Finding] = []
     sources = collect_files(files)
     for path in sources:
-        checked = check_text(_read(path), source=str(path))
-        names += [definition.id for definition in checked.definitions]
-        findings += checked.findings
+        definitions, found = check_text(_read(path), source=str(path))
+        names += [definition.id for definition in definitions]
+        findings += found
     if output.json:
         print_json({"valid": not findings, "files": len(sources), "workflows": names, "findings": findings})
     else:
