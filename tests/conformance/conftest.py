@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from jetloom.transport import EmbeddedServer
 from tests.conformance.world import Runner, run_on_server, run_on_twin
 
 
+@pytest.fixture(scope="session")
+def conformance_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for the whole suite: each scenario takes streams and subjects of its own."""
+    store: Path = tmp_path_factory.mktemp("conformance")
+    server = EmbeddedServer(store, 0)
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())
+
+
 @pytest.fixture(params=["twin", "server"])
-def run_on(request: pytest.FixtureRequest) -> Iterator[Runner]:
+def run_on(request: pytest.FixtureRequest) -> Runner:
+    """Runs a scenario on one of the two."""
     if request.param == "twin":
-        yield run_on_twin
-    else:
-        url: str = request.getfixturevalue("nats_url")
-        yield partial(run_on_server, url)
+        return run_on_twin
+    url: str = request.getfixturevalue("conformance_url")
+    return partial(run_on_server, url)

@@ -123,16 +123,16 @@ async def test_beat_confirmed(world: World) -> None:
 
 @scenario
 async def test_beater(world: World) -> None:
-    """A beater keeps what it holds from being delivered again, and stops with it."""
+    """A beater keeps what it holds from being delivered again, and no longer."""
     t = await world.connect("a")
-    name, p = await work_queue(world, t)
+    name, p = await work_queue(world, t, ack_wait=1.2)
+    beater = await t.open_beater()
     await t.append(f"{p}.x", b"1")
     box = Box(t)
     pull = await box.open(name, "c")
     await until(lambda: box.got, "the message is delivered")
-    beater = await t.open_beater()
-    beater.hold(box.got[0].ack_subject, 0.15)
-    await elapse(1.2)
+    beater.hold(box.got[0].ack_subject, 0.3)
+    await elapse(2.5)
     assert box.counts == [1]
     beater.drop(box.got[0].ack_subject)
     await until(lambda: len(box.got) == 2, "it is delivered again")

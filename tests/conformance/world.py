@@ -107,8 +107,7 @@ class _Proxy:
         self.cut()
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        # The aborted transports end the relays.
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -288,7 +288,9 @@ class MemoryTransport:
         conditions: Conditions | None = None
         if expected is not None or message_id or ttl is not None or rollup or schedule is not None:
             rule, target, zone = schedule or ("", "", "")
-            conditions = Conditions(expected, message_id, ttl, rollup, rule, target, zone)
+            # The server's grain is a second.
+            seconds = None if ttl is None else float(max(1, round(ttl)))
+            conditions = Conditions(expected, message_id, seconds, rollup, rule, target, zone)
             _write(full, conditions)
         self._check_size(subject, data, full)
         return await self._call(
@@ -477,7 +479,7 @@ def _write(headers: dict[str, str], conditions: Conditions) -> None:
     if conditions.message_id:
         headers["Nats-Msg-Id"] = conditions.message_id
     if conditions.ttl is not None:
-        headers["Nats-TTL"] = f"{round(conditions.ttl * 1000)}ms"
+        headers["Nats-TTL"] = f"{conditions.ttl:g}s"
     if conditions.rollup:
         headers["Nats-Rollup"] = "sub"
     if conditions.rule:

@@ -6,7 +6,7 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
-from jetloom.errors import ConditionFailed, Refused
+from jetloom.errors import ConditionFailed, OutcomeUnknown, Refused
 from jetloom.transport._memory_schedules import next_due, rfc3339
 from jetloom.transport._memory_subjects import any_matcher, has_wildcard, matcher, transformer
 from jetloom.transport._port import Appended, Stored, StreamAsset, StreamState
@@ -82,7 +82,7 @@ class MemoryStream:
         headers: Mapping[str, str],
         conditions: Conditions | None = None,
     ) -> Appended:
-        """Stores a message, or raises what the server answers: `ConditionFailed`, `Refused`."""
+        """Stores a message. Raises `ConditionFailed`, `Refused`, and `OutcomeUnknown` when the stream is full."""
         asset, now = self.asset, self._host.now()
         if conditions is not None:
             self._check(subject, conditions)
@@ -98,7 +98,8 @@ class MemoryStream:
         size = _size(subject, data, headers)
         if asset.bytes_max >= 0 and self._size + size > asset.bytes_max:
             if asset.discard == "new":
-                raise Refused(subject, 10077, "maximum bytes exceeded")
+                # The server's code says "try again": there may be room later.
+                raise OutcomeUnknown(subject, "maximum bytes exceeded (10077)")
             while self.messages and self._size + size > asset.bytes_max:
                 self.delete(next(iter(self.messages)))
         self.last = sequence = self.last + 1
@@ -130,7 +131,8 @@ class MemoryStream:
                 raise Refused(subject, 10165, "invalid per-message TTL")
             if not asset.ttl:
                 raise Refused(subject, 10166, "per-message TTL is disabled")
-        if conditions.rollup and not asset.rollup:
+        # Schedules switch rollups on.
+        if conditions.rollup and not (asset.rollup or asset.schedules):
             raise Refused(subject, 10111, "rollup not permitted")
         if not conditions.rule:
             return
