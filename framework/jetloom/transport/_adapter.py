@@ -1,0 +1,586 @@
+"""The port on a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..clock import Clock
+from ..errors import (
+    ConditionFailed,
+    Disconnected,
+    JetloomError,
+    NoResponders,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Refused,
+    RequestTimeout,
+)
+from ._provision import ensure_asset, list_streams, remove_asset
+from ._following import NatsFollow
+from ._connection import Link
+from ._port import (
+    NO_HEADERS,
+    REQUEST_SECONDS,
+    Appended,
+    Asset,
+    Beater,
+    ConsumerState,
+    DeliveryHandler,
+    Incoming,
+    IncomingHandler,
+    Pull,
+    Reply,
+    Schedule,
+    ServerInfo,
+    Stored,
+    StoredHandler,
+    StreamState,
+    Subscription,
+)
+from ._pulling import NatsPull
+from ._protocol import (
+    ApiError,
+    Head,
+    bytes_of,
+    decode_ack,
+    decode_count,
+    decode_get,
+    encode_headers,
+    parse_head,
+    seconds_of,
+)
+
+if TYPE_CHECKING:
+    from ._beating import Opener
+
+logger = logging.getLogger("jetloom.transport")
+
+WRONG_LAST = 10071
+NO_VERDICT = frozenset({10164, 10167, 10210, 10008, 10074})
+"""Codes that say nothing about the write: a spurious sequence error on R3, too busy, no leader, insufficient
+resources.
+"""
+NOT_FOUND = frozenset({10037, 10059, 10014})
+CROWDED_PAUSE = 0.001
+
+type Answer = Callable[[Head, bytes], None]
+
+
+class _Collector:
+    """The answers of a batched read, up to its end."""
+
+    def __init__(self, done: asyncio.Future[list[tuple[Head, bytes]]]) -> None:
+        self.parts: list[tuple[Head, bytes]] = []
+        self.done = done
+
+    def __call__(self, head: Head, data: bytes) -> None:
+        if self.done.done():
+            return
+        if head.status in (204, 404):
+            self.done.set_result(self.parts)
+        elif head.status:
+            self.done.set_exception(RequestTimeout(f"a read ({head.description})", 0.0))
+        else:
+            self.parts.append((head, data))
+
+
+class NatsTransport:
+    """See `Transport`. Made by `connect`."""
+
+    def __init__(self, link: Link, server: ServerInfo, clock: Clock, open_beater: Opener) -> None:
+        self._link = link
+        self._server = server
+        self._clock = clock
+        self._open_beater = open_beater
+        self._inbox = f"_INBOX.{clock.token()[:22]}"
+        self._next = 0
+        self._answers: dict[str, Answer] = {}
+        self._failures: dict[str, Callable[[], None]] = {}
+        self._handlers: list[Callable[[bool], None]] = []
+        self._pulls: list[NatsPull] = []
+        self._follows: list[NatsFollow] = []
+        self._replicas: dict[str, int] = {}
+        self._closed = False
+        link.listen(f"{self._inbox}.*", self._on_answer)
+
+    # -- connection
+    @property
+    def server(self) -> ServerInfo:
+        return self._server
+
+    @property
+    def connected(self) -> bool:
+        return self._link.is_connected
+
+    @property
+    def link(self) -> Link:
+        """The connection, for the parts of this unit."""
+        return self._link
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def on_change(self, handler: Callable[[bool], None]) -> None:
+        self._handlers.append(handler)
+
+    async def lost(self) -> None:
+        """The connection is gone: what was queued is discarded, every unanswered call fails."""
+        self._link.discard()
+        failures, self._failures = self._failures, {}
+        self._answers.clear()
+        for fail in failures.values():
+            fail()
+        for pull in self._pulls:
+            pull.lost()
+        for handler in self._handlers:
+            handler(False)
+
+    async def restored(self) -> None:
+        for pull in self._pulls:
+            pull.wake()
+        for follow in self._follows:
+            follow.wake()
+        for handler in self._handlers:
+            handler(True)
+
+    def new_inbox(self) -> str:
+        self._next += 1
+        return f"{self._inbox}i.{self._next}"
+
+    # -- asking
+    def _on_answer(self, subject: str, reply: str, block: bytes, data: bytes) -> None:
+        answer = self._answers.get(subject.rpartition(".")[2])
+        if answer is not None:
+            answer(parse_head(block), data)
+
+    async def _call[T](
+        self,
+        subject: str,
+        data: bytes,
+        headers: bytes,
+        timeout: float,
+        future: asyncio.Future[T],
+        answer: Answer,
+        late: Callable[[], JetloomError],
+        gone: Callable[[], JetloomError],
+    ) -> T:
+        """Sends with a reply subject of its own and waits. A cancelled caller leaves nothing behind."""
+        if not self._link.is_connected:
+            raise gone()
+        while self._link.crowded:
+            await asyncio.sleep(CROWDED_PAUSE)
+        self._next += 1
+        token = str(self._next)
+
+        def fail(make: Callable[[], JetloomError]) -> None:
+            if not future.done():
+                future.set_exception(make())
+
+        self._answers[token] = answer
+        self._failures[token] = lambda: fail(gone)
+        timer = asyncio.get_running_loop().call_later(timeout, fail, late)
+        try:
+            self._link.send(subject, f"{self._inbox}.{token}", headers, data)
+            return await future
+        finally:
+            timer.cancel()
+            self._answers.pop(token, None)
+            self._failures.pop(token, None)
+
+    async def _ask(
+        self,
+        subject: str,
+        data: bytes,
+        headers: bytes,
+        timeout: float,
+        late: Callable[[], JetloomError],
+        gone: Callable[[], JetloomError],
+    ) -> tuple[Head, bytes]:
+        future: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
+
+        def answer(head: Head, body: bytes) -> None:
+            if not future.done():
+                future.set_result((head, body))
+
+        return await self._call(subject, data, headers, timeout, future, answer, late, gone)
+
+    async def api(self, verb: str, body: object = None, *, timeout: float = REQUEST_SECONDS) -> bytes:
+        """A question to the JetStream API. Raises `RequestTimeout`, `Disconnected`."""
+        subject = f"$JS.API.{verb}"
+        data = msgspec.json.encode(body) if body is not None else b""
+        head, answer = await self._ask(
+            subject,
+            data,
+            b"",
+            timeout,
+            lambda: RequestTimeout(subject, timeout),
+            lambda: Disconnected(subject),
+        )
+        if head.status == 503:
+            raise RequestTimeout(f"{subject} (no leader, or JetStream is off)", timeout)
+        return answer
+
+    # -- core NATS
+    async def publish(
+        self, subject: str, data: bytes, *, headers: Mapping[str, str] = NO_HEADERS, reply: str = ""
+    ) -> None:
+        if not self._link.is_connected:
+            raise Disconnected(subject)
+        self._check_size(subject, data)
+        while self._link.crowded:
+            await asyncio.sleep(CROWDED_PAUSE)
+        self._link.send(subject, reply, encode_headers(headers) if headers else b"", data)
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        timeout: float = REQUEST_SECONDS,
+    ) -> Reply:
+        self._check_size(subject, data)
+        head, answer = await self._ask(
+            subject,
+            data,
+            encode_headers(headers) if headers else b"",
+            timeout,
+            lambda: RequestTimeout(subject, timeout),
+            lambda: Disconnected(subject),
+        )
+        if head.status == 503:
+            raise NoResponders(subject)
+        return Reply(answer, head.headers)
+
+    async def subscribe(self, subject: str, handler: IncomingHandler, *, queue: str = "") -> Subscription:
+        def received(found: str, reply: str, block: bytes, data: bytes) -> None:
+            handler(Incoming(found, data, parse_head(block).headers, reply))
+
+        sid = self._link.listen(subject, received, queue)
+        await self.flush()
+        return _Listening(self._link, sid)
+
+    # -- streams: writing
+    async def append(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        expected: int | None = None,
+        message_id: str = "",
+        ttl: float | None = None,
+        rollup: bool = False,
+        schedule: Schedule | None = None,
+        timeout: float = REQUEST_SECONDS,
+    ) -> Appended:
+        self._check_size(subject, data)
+        every = dict(headers)
+        if expected is not None:
+            every["Nats-Expected-Last-Subject-Sequence"] = str(expected)
+        if message_id:
+            every["Nats-Msg-Id"] = message_id
+        if ttl is not None:
+            every["Nats-TTL"] = f"{max(1, round(ttl))}s"
+        if rollup:
+            every["Nats-Rollup"] = "sub"
+        if schedule is not None:
+            every["Nats-Schedule"] = schedule.rule
+            every["Nats-Schedule-Target"] = schedule.target
+            if schedule.zone:
+                every["Nats-Schedule-Time-Zone"] = schedule.zone
+        head, body = await self._ask(
+            subject,
+            data,
+            encode_headers(every) if every else b"",
+            timeout,
+            lambda: OutcomeUnknown(subject, f"no answer within {timeout:g} s"),
+            lambda: OutcomeUnknown(subject, "disconnected"),
+        )
+        if head.status:
+            raise OutcomeUnknown(subject, f"no stream answered ({head.status})")
+        ack = decode_ack(body)
+        if ack.error is not None:
+            raise _write_error(subject, expected, ack.error)
+        return Appended(ack.stream, ack.seq, ack.duplicate)
+
+    async def delete(self, stream: str, sequence: int) -> bool:
+        answer = decode_count(
+            await self._write_api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        )
+        return answer.success
+
+    async def purge(self, stream: str, subject: str) -> int:
+        answer = decode_count(await self._write_api(f"STREAM.PURGE.{stream}", {"filter": subject}))
+        if answer.error is not None:
+            raise Refused(f"purge of {subject}", answer.error.err_code, answer.error.description)
+        return answer.purged
+
+    async def _write_api(self, verb: str, body: object) -> bytes:
+        try:
+            return await self.api(verb, body)
+        except (RequestTimeout, Disconnected) as error:
+            raise OutcomeUnknown(verb, error.message) from error
+
+    # -- streams: reading
+    async def last(self, stream: str, subject: str, *, direct: bool = False) -> Stored | None:
+        if direct:
+            return await self._direct(f"DIRECT.GET.{stream}.{subject}", None)
+        return await self._leader(stream, {"last_by_subj": subject})
+
+    async def get(self, stream: str, sequence: int, *, direct: bool = False) -> Stored | None:
+        if direct:
+            return await self._direct(f"DIRECT.GET.{stream}", {"seq": sequence})
+        return await self._leader(stream, {"seq": sequence})
+
+    async def read(
+        self, stream: str, subject: str, *, after: int = 0, limit: int = 256, direct: bool = False
+    ) -> Sequence[Stored]:
+        if direct or await self._replicas_of(stream) == 1:
+            # With one replica the only one that can answer is the leader.
+            return await self._batch(stream, subject, after, limit)
+        found: list[Stored] = []
+        while len(found) < limit:
+            stored = await self._leader(stream, {"seq": after + 1, "next_by_subj": subject})
+            if stored is None:
+                break
+            found.append(stored)
+            after = stored.sequence
+        return found
+
+    async def _leader(self, stream: str, body: object) -> Stored | None:
+        answer = decode_get(await self.api(f"STREAM.MSG.GET.{stream}", body))
+        if answer.message is not None:
+            data, headers = bytes_of(answer.message)
+            return Stored(
+                answer.message.subject, answer.message.seq, data, headers, seconds_of(answer.message.time)
+            )
+        error = answer.error
+        if error is None or error.err_code == 10037:
+            return None
+        if error.err_code in NO_VERDICT:
+            raise RequestTimeout(f"a read of {stream} ({error.description})", 0.0)
+        raise Refused(f"a read of {stream}", error.err_code, error.description)
+
+    async def _direct(self, verb: str, body: object) -> Stored | None:
+        subject = f"$JS.API.{verb}"
+        head, data = await self._ask(
+            subject,
+            msgspec.json.encode(body) if body is not None else b"",
+            b"",
+            REQUEST_SECONDS,
+            lambda: RequestTimeout(subject, REQUEST_SECONDS),
+            lambda: Disconnected(subject),
+        )
+        if head.status == 503:
+            raise RequestTimeout(subject, 0.0)
+        return _stored(head, data) if not head.status else None
+
+    async def _batch(self, stream: str, subject: str, after: int, limit: int) -> Sequence[Stored]:
+        done: asyncio.Future[list[tuple[Head, bytes]]] = asyncio.get_running_loop().create_future()
+        verb = f"$JS.API.DIRECT.GET.{stream}"
+        body = {"seq": after + 1, "next_by_subj": subject, "batch": limit}
+        parts = await self._call(
+            verb,
+            msgspec.json.encode(body),
+            b"",
+            REQUEST_SECONDS,
+            done,
+            _Collector(done),
+            lambda: RequestTimeout(verb, REQUEST_SECONDS),
+            lambda: Disconnected(verb),
+        )
+        return [_stored(head, data) for head, data in parts]
+
+    async def _replicas_of(self, stream: str) -> int:
+        known = self._replicas.get(stream)
+        if known is None:
+            answer = msgspec.json.decode(await self.api(f"STREAM.INFO.{stream}"))
+            error = answer.get("error")
+            if error is not None:
+                raise Refused(f"stream {stream}", error.get("err_code", 0), error.get("description", ""))
+            known = self._replicas[stream] = int(answer["config"].get("num_replicas", 1))
+        return known
+
+    async def follow(
+        self,
+        stream: str,
+        subject: str,
+        handler: StoredHandler,
+        *,
+        after: int | None = None,
+        last: bool = False,
+    ) -> Subscription:
+        follow = NatsFollow(self, stream, subject, handler, after=after, last=last)
+        self._follows.append(follow)
+        await follow.start()
+        return follow
+
+    async def stream_state(self, stream: str) -> StreamState | None:
+        answer = msgspec.json.decode(await self.api(f"STREAM.INFO.{stream}"))
+        if "error" in answer:
+            return None
+        state = answer["state"]
+        lag = sum(source.get("lag", 0) for source in answer.get("sources", []))
+        return StreamState(state["messages"], state["bytes"], state["first_seq"], state["last_seq"], lag)
+
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState | None:
+        answer = msgspec.json.decode(await self.api(f"CONSUMER.INFO.{stream}.{consumer}"))
+        if "error" in answer:
+            return None
+        return ConsumerState(
+            answer["num_pending"], answer["num_ack_pending"], answer["num_waiting"], answer["num_redelivered"]
+        )
+
+    # -- consumers
+    async def pull(
+        self,
+        stream: str,
+        consumer: str,
+        handler: DeliveryHandler,
+        *,
+        capacity: Callable[[], int],
+        expiry: float,
+        batch: int = 100,
+    ) -> Pull:
+        pull = NatsPull(self, stream, consumer, handler, capacity=capacity, expiry=expiry, batch=batch)
+        self._pulls.append(pull)
+        pull.start()
+        return pull
+
+    def dropped(self, ended: NatsPull | NatsFollow) -> None:
+        if isinstance(ended, NatsPull):
+            if ended in self._pulls:
+                self._pulls.remove(ended)
+        elif ended in self._follows:
+            self._follows.remove(ended)
+
+    async def ack(self, ack_subject: str) -> None:
+        self._tell(ack_subject, b"+ACK")
+
+    async def nak(self, ack_subject: str, delay: float = 0) -> None:
+        self._tell(ack_subject, b'-NAK {"delay": %d}' % round(delay * 1e9) if delay > 0 else b"-NAK")
+
+    async def term(self, ack_subject: str, reason: str = "") -> None:
+        self._tell(ack_subject, b"+TERM " + reason.encode() if reason else b"+TERM")
+
+    async def beat(self, ack_subject: str) -> None:
+        self._tell(ack_subject, b"+WPI")
+
+    def _tell(self, ack_subject: str, what: bytes) -> None:
+        if self._link.is_connected:
+            self._link.send(ack_subject, "", b"", what)
+
+    async def beat_confirmed(self, ack_subject: str, *, timeout: float = 1.0) -> bool:
+        try:
+            head, _ = await self._ask(
+                ack_subject,
+                b"+WPI",
+                b"",
+                timeout,
+                lambda: RequestTimeout(ack_subject, timeout),
+                lambda: Disconnected(ack_subject),
+            )
+        except (RequestTimeout, Disconnected):
+            return False
+        return head.status == 0
+
+    async def open_beater(self) -> Beater:
+        return await self._open_beater()
+
+    # -- assets
+    async def ensure(self, asset: Asset) -> None:
+        await ensure_asset(self.api, asset)
+
+    async def assets(self, prefix: str) -> Sequence[str]:
+        return [name for name in await list_streams(self.api) if name.startswith(prefix)]
+
+    async def remove(self, stream: str, consumer: str = "") -> bool:
+        self._replicas.pop(stream, None)
+        return await remove_asset(self.api, stream, consumer)
+
+    # -- the end
+    async def flush(self) -> None:
+        """A message to ourselves: when it is here, the server has read all that was written before it."""
+        if not self._link.is_connected:
+            return
+        inbox = f"{self._inbox}.flush"
+        try:
+            await self._ask_self(inbox)
+        except (RequestTimeout, Disconnected):
+            logger.debug("a flush was cut off: the connection was lost")
+
+    async def _ask_self(self, subject: str) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._next += 1
+        token = str(self._next)
+
+        def answer(head: Head, data: bytes) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def fail() -> None:
+            if not future.done():
+                future.set_exception(Disconnected(subject))
+
+        self._answers[token], self._failures[token] = answer, fail
+        try:
+            self._link.send(f"{self._inbox}.{token}", "", b"", b"")
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await future
+        except TimeoutError as error:
+            raise RequestTimeout(subject, REQUEST_SECONDS) from error
+        finally:
+            self._answers.pop(token, None)
+            self._failures.pop(token, None)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for pull in list(self._pulls):
+            await pull.abandon()
+        for follow in list(self._follows):
+            await follow.stop()
+        await self.flush()
+        await self._link.close()
+
+    def _check_size(self, subject: str, data: bytes) -> None:
+        if len(data) > self._server.max_payload:
+            raise PayloadTooLarge(f"the message on {subject}", len(data), self._server.max_payload)
+
+
+class _Listening:
+    """A core subscription."""
+
+    def __init__(self, link: Link, sid: int) -> None:
+        self._link = link
+        self._sid = sid
+
+    async def stop(self) -> None:
+        self._link.forget(self._sid)
+
+
+def _stored(head: Head, data: bytes) -> Stored:
+    headers = dict(head.headers)
+    subject = headers.pop("Nats-Subject", "")
+    sequence = int(headers.pop("Nats-Sequence", "0"))
+    at = seconds_of(headers.pop("Nats-Time-Stamp", ""))
+    for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):
+        headers.pop(name, None)
+    return Stored(subject, sequence, data, headers, at)
+
+
+def _write_error(subject: str, expected: int | None, error: ApiError) -> JetloomError:
+    if error.err_code == WRONG_LAST:
+        actual = error.description.rpartition(":")[2].strip()
+        return ConditionFailed(subject, expected or 0, int(actual) if actual.isdigit() else None)
+    if error.err_code in NO_VERDICT or error.code in (429, 503):
+        return OutcomeUnknown(subject, f"{error.description} ({error.err_code})")
+    return Refused(f"a message on {subject}", error.err_code, error.description)

@@ -1,0 +1,106 @@
+"""Following a stream's subject: in order, none twice, through reconnects.
+
+It reads pages by direct get and is woken by a core subscription on the subject: a core message is only a hint, what is
+handed on is what the stream holds. A look every second covers hints that a lost connection swallowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from ..errors import Disconnected, RequestTimeout
+from ._port import Incoming, Stored, StoredHandler, Subscription
+
+if TYPE_CHECKING:
+    from ._adapter import NatsTransport
+
+LOOK = 1.0
+PAGE = 256
+
+
+class NatsFollow:
+    def __init__(
+        self,
+        transport: NatsTransport,
+        stream: str,
+        subject: str,
+        handler: StoredHandler,
+        *,
+        after: int | None,
+        last: bool,
+    ) -> None:
+        self._transport = transport
+        self._stream = stream
+        self._subject = subject
+        self._handler = handler
+        self._after = after
+        self._last = last
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._hint: Subscription | None = None
+
+    async def start(self) -> None:
+        """Returns when nothing that is stored from now on can be missed."""
+        first: list[Stored] = []
+        if self._after is None:
+            self._after = await self._end()
+            if self._last:
+                first = await self._last_ones(self._after)
+        self._hint = await self._transport.subscribe(self._subject, self._hinted)
+        for stored in first:
+            self._handler(stored)
+        self._wake.set()
+        self._task = asyncio.get_running_loop().create_task(self._loop(), name="follow")
+
+    async def _end(self) -> int:
+        state = await self._transport.stream_state(self._stream)
+        return state.last if state is not None else 0
+
+    async def _last_ones(self, until: int) -> list[Stored]:
+        """The last message of each subject up to sequence `until`, in stream order."""
+        found: dict[str, Stored] = {}
+        after = 0
+        while True:
+            page = await self._transport.read(self._stream, self._subject, after=after, limit=PAGE)
+            for stored in page:
+                if stored.sequence <= until:
+                    found.pop(stored.subject, None)
+                    found[stored.subject] = stored
+            if len(page) < PAGE or page[-1].sequence >= until:
+                return list(found.values())
+            after = page[-1].sequence
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def _hinted(self, incoming: Incoming) -> None:
+        self._wake.set()
+
+    async def _loop(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._wake.wait()
+            self._wake.clear()
+            with contextlib.suppress(RequestTimeout, Disconnected):
+                await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        while True:
+            page = await self._transport.read(self._stream, self._subject, after=self._after or 0, limit=PAGE)
+            for stored in page:
+                self._after = stored.sequence
+                self._handler(stored)
+            if len(page) < PAGE:
+                return
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        if self._hint is not None:
+            await self._hint.stop()
+        self._transport.dropped(self)

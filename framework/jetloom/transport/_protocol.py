@@ -1,0 +1,124 @@
+"""Bytes of the NATS protocol that the adapter writes and reads itself: headers, commands, API answers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import InvalidInput
+
+_LINE = b"NATS/1.0"
+_CRLF = b"\r\n"
+HEADER_BYTES_MAX = 60 * 1024
+"""Below the server's limit of 64 KiB for a header block."""
+
+
+class Head(NamedTuple):
+    """A header block: the inline status of a control message (0: none), its description, and the headers."""
+
+    status: int
+    description: str
+    headers: Mapping[str, str]
+
+
+NO_HEAD = Head(0, "", {})
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """The header block. Raises `InvalidInput` for what would break the block apart, or is too long."""
+    parts = [_LINE, _CRLF]
+    for name, value in headers.items():
+        if "\r" in value or "\n" in value or ":" in name or "\r" in name or "\n" in name or not name:
+            raise InvalidInput(f"header {name!r} can't be sent: names hold no colon, values no line break")
+        parts += [name.encode(), b": ", value.encode(), _CRLF]
+    parts.append(_CRLF)
+    block = b"".join(parts)
+    if len(block) > HEADER_BYTES_MAX:
+        raise InvalidInput(f"headers have {len(block)} bytes, the limit is {HEADER_BYTES_MAX}")
+    return block
+
+
+def parse_head(block: bytes | None) -> Head:
+    """Reads a header block as the server sends it."""
+    if not block:
+        return NO_HEAD
+    first, _, rest = block.partition(_CRLF)
+    status, description = 0, ""
+    inline = first[len(_LINE) :].strip().decode(errors="replace")
+    if inline:
+        code, _, description = inline.partition(" ")
+        status = int(code) if code.isdigit() else 0
+    headers: dict[str, str] = {}
+    for line in rest.split(_CRLF):
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.decode(errors="replace").strip()] = value.decode(errors="replace").strip()
+    return Head(status, description.strip(), headers)
+
+
+def publish_command(subject: str, reply: str, headers: bytes, data: bytes) -> bytes:
+    """PUB, or HPUB when there are headers."""
+    to = f"{subject} {reply} " if reply else f"{subject} "
+    if not headers:
+        return b"PUB %b%d\r\n%b\r\n" % (to.encode(), len(data), data)
+    total = len(headers) + len(data)
+    return b"HPUB %b%d %d\r\n%b%b\r\n" % (to.encode(), len(headers), total, headers, data)
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class StoredJson(msgspec.Struct, frozen=True):
+    subject: str
+    seq: int
+    time: str
+    data: str = ""
+    hdrs: str = ""
+
+
+class GetAnswer(msgspec.Struct, frozen=True):
+    message: StoredJson | None = None
+    error: ApiError | None = None
+
+
+class CountAnswer(msgspec.Struct, frozen=True):
+    success: bool = False
+    purged: int = 0
+    error: ApiError | None = None
+
+
+decode_ack = msgspec.json.Decoder(PubAck).decode
+decode_get = msgspec.json.Decoder(GetAnswer).decode
+decode_count = msgspec.json.Decoder(CountAnswer).decode
+
+
+def bytes_of(stored: StoredJson) -> tuple[bytes, Mapping[str, str]]:
+    """The data and headers of a message that the leader answered with."""
+    return base64.b64decode(stored.data), parse_head(
+        base64.b64decode(stored.hdrs)
+    ).headers if stored.hdrs else {}
+
+
+def seconds_of(text: str) -> float:
+    """Seconds since the epoch of an RFC 3339 time; the server writes nanoseconds."""
+    if not text:
+        return 0.0
+    date, _, fraction = text.rstrip("Z").partition(".")
+    digits = "".join(character for character in fraction if character.isdigit())[:9]
+    return datetime.fromisoformat(f"{date}+00:00").timestamp() + (
+        int(digits) / 10 ** len(digits) if digits else 0.0
+    )
