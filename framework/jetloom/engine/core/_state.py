@@ -129,7 +129,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
             return RunStatus.WAITING
         if any(timer.kind == "start" for timer in self.timers.values()):
             return RunStatus.PENDING
-        if self.covers or self.running or self.phase == "settling":
+        if self.running or self.phase == "settling":
             return RunStatus.RUNNING
         return RunStatus.WAITING
 
