@@ -24,6 +24,7 @@ from ..messages import (
 )
 from ..telemetry import Metrics
 from ..transport import Delivery, Incoming, Pull, Subscription, Transport
+from ._api import api_service
 from ._constants import ACK_WAIT, BEAT, CACHED_RUNS_MAX, PULL_EXPIRY
 from ._drive import Driver
 from ._executor import Executor
@@ -49,7 +50,8 @@ STEERING_BATCH = 100
 class Engine:
     """Drives runs. `capacity`: runs in its table above which it pulls no further starts.
 
-    It serves `handlers` itself: local steps run here, and tasks for them are taken as any worker takes them.
+    It serves `handlers` itself: local steps run here, and tasks for them are taken as any worker takes them. With
+    `metrics` it also answers on the API subjects, as the micro service `jetloom`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Engine:
         self._pulls: list[Pull] = []
         self._subscriptions: list[Subscription] = []
         self._worker: Worker | None = None
+        self._api = api_service(transport, names, clock, metrics) if metrics is not None else None
         self._started = False
         self._draining = False
 
@@ -111,6 +114,8 @@ class Engine:
             await self._pull(names.timers_stream(shard), "wakes", lambda: STEERING_BATCH)
             await self._pull(names.mailbox_stream(shard), "inbox", lambda: STEERING_BATCH)
             await self._pull(names.mailbox_stream(shard), "starts", self._free)
+        if self._api is not None:
+            await self._api.start()
         if self._shell.handlers:
             self._worker = Worker(
                 transport,
@@ -128,6 +133,9 @@ class Engine:
         if not self._started or self._draining:
             return
         self._draining = True
+        if self._api is not None:
+            await self._api.drain(1.0)
+            await self._api.stop()
         if self._worker is not None:
             await self._worker.stop(deadline)
         for pull in self._pulls:
