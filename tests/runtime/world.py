@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -18,7 +18,7 @@ from jetloom.runtime import Host, Module
 from jetloom.stores import dlq_asset, events_asset, markers_asset
 from jetloom.telemetry import Metrics
 from jetloom.testing import VirtualClock, VirtualLoop, run_virtual
-from jetloom.transport import MemoryServer, MemoryTransport, Transport
+from jetloom.transport import EmbeddedServer, MemoryServer, MemoryTransport, Transport, connect
 
 PATIENCE_SECONDS = 30.0
 """How long a condition may take: far above what either server needs, so that a slow machine fails nothing."""
@@ -47,8 +47,6 @@ class World:
     async def connect(self, name: str = "test") -> Transport:
         if self.memory is not None:
             return self.memory.connect(name)
-        from jetloom.transport import connect
-
         transport = await connect(self._url, name=name)
         self._stack.push_async_callback(transport.close)
         return transport
@@ -127,11 +125,20 @@ def _nothing_left() -> None:
     assert not left, f"tasks outlived their test: {left}"
 
 
+@pytest.fixture(scope="session")
+def modules_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for every test of a folder: each takes a namespace of its own."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("modules"), 0)
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())
+
+
 @pytest.fixture(params=["twin", "server"])
 def run_on(request: pytest.FixtureRequest) -> Runner:
     if request.param == "twin":
         return run_on_twin
-    url: str = request.getfixturevalue("nats_url")
+    url: str = request.getfixturevalue("modules_url")
     return partial(run_on_server, url)
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.runtime.world import run_on
+from tests.runtime.world import modules_url, run_on
 
-__all__ = ["run_on"]
+__all__ = ["modules_url", "run_on"]
