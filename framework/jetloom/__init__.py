@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .errors import ErrorClass, JetloomError, TaskFailed
     from .runtime import Module, Runtime, StepContext, Undo, endpoint, on, step
     from .types import Actor
-    from .workflows import Workflow
 
 __all__ = [
     "Actor",
@@ -26,7 +25,6 @@ __all__ = [
     "StepContext",
     "TaskFailed",
     "Undo",
-    "Workflow",
     "endpoint",
     "on",
     "step",
@@ -43,7 +41,6 @@ _HOMES = {
     "StepContext": ".runtime",
     "TaskFailed": ".errors",
     "Undo": ".runtime",
-    "Workflow": ".workflows",
     "endpoint": ".runtime",
     "on": ".runtime",
     "step": ".runtime",
