@@ -369,7 +369,7 @@ def _references(source: str, tokens: list[_Token], names: frozenset[str]) -> fro
                 )
             continue
         if index > 0 and tokens[index - 1].text == ".":
-            if index == 1 or tokens[index - 2].kind == "sign" and tokens[index - 2].text not in _CLOSE:
+            if index == 1 or (tokens[index - 2].kind == "sign" and tokens[index - 2].text not in _CLOSE):
                 raise ExpressionInvalid(source, tokens[index - 1].at, "a name can't begin with a dot")
             continue
         if token.text in _WORDS or token.text in bound or token.text in _TYPES - names:
@@ -475,10 +475,12 @@ def _invalid(source: str, message: str) -> ExpressionInvalid:
         return ExpressionInvalid(source, 0, _first_sentence(message))
     line, column, reason = int(found[1]), int(found[2]), found[3]
     before = sum(len(text) + 1 for text in source.split("\n")[: line - 1])
-    reason = reason.partition(" expecting {")[0].removeprefix("Syntax error: ")
-    return ExpressionInvalid(
-        source, min(before + column - 1, len(source)), reason.replace("'<EOF>'", "the end")
-    )
+    unexpected = _UNEXPECTED.match(reason)
+    if unexpected is not None:
+        reason = (
+            "it ends too early" if unexpected[1] == "<EOF>" else f"{unexpected[1]!r} is not expected here"
+        )
+    return ExpressionInvalid(source, min(before + column - 1, len(source)), reason)
 
 
 # -- evaluating

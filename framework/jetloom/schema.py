@@ -25,6 +25,8 @@ MESSAGE_CHARACTERS_MAX = 300
 BACKTRACK_MAX = 100_000
 """Steps of a `pattern` with look-around or back-references, so that a hostile text can't hold a process."""
 
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
 
 class SchemaInvalid(InvalidInput):
     """A schema that is none. `path` leads to the place inside it."""
@@ -56,8 +58,7 @@ class Schema:
         for error in self._validator.iter_errors(value):
             count += 1
             if count <= ERRORS_MAX:
-                path = cast("list[str | int]", error.instance_path)
-                lines.append(f"{_pointer(path)}: {_short(error.message)}")
+                lines.append(f"{_pointer(error.instance_path)}: {_short(error.message)}")
         if count > ERRORS_MAX:
             lines.append(f"and {count - ERRORS_MAX} more")
         raise SchemaMismatch(what, lines)
@@ -77,8 +78,10 @@ def compile_schema(schema: JSON) -> Schema:
             pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACK_MAX),
         )
     except jsonschema_rs.ValidationError as error:
-        path = cast("list[str | int]", error.instance_path)
-        raise SchemaInvalid(path, _short(error.message)) from error
+        path = error.instance_path
+        known = path and path[-1] == "type"
+        reason = f"expected {', '.join(_TYPES)}, or a list of them" if known else _short(error.message)
+        raise SchemaInvalid(path, reason) from error
     except (TypeError, ValueError) as error:
         raise SchemaInvalid((), _short(str(error))) from error
     return Schema(schema, validator)

@@ -19,7 +19,7 @@ STEPS_MAX = 100_000
 
 
 class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tries after the first one. Delay of retry k: `initial * 2**(k-1)` (or constant), at most `max_delay`, ± `jitter`."""
+    """Tries after the first. Delay of retry k: `initial * 2**(k-1)` (or constant), at most `max_delay`, ± `jitter`."""
 
     max: int = RETRIES_DEFAULT
     backoff: Backoff = "exponential"
@@ -29,7 +29,7 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Saga(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A step's undo. When a critical undo fails for good, the run waits for a person; others are recorded and passed."""
+    """A step's undo. When a critical one fails for good, the run waits for a person; others are recorded and passed."""
 
     uses: str
     is_critical: bool = False
