@@ -150,9 +150,6 @@ def _timers(names: Names, shard: int, replicas: int) -> StreamAsset:
         subjects=tuple(subjects),
         retention="workqueue",
         schedules=True,
-        # Not wanted, but the server turns both on with schedules; what is read back is compared with what is declared.
-        rollup=True,
-        ttl=False,
         replicas=replicas,
         description="timers and schedules",
     )

@@ -20,7 +20,7 @@ from ..errors import (
     Refused,
     RequestTimeout,
 )
-from ._provision import ensure_asset, list_streams, remove_asset
+from ._provisioning import ensure_asset, list_streams, remove_asset
 from ._following import NatsFollow
 from ._connection import Link
 from ._port import (

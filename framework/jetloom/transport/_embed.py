@@ -200,6 +200,8 @@ class EmbeddedServer:
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
             return
         raise Unavailable(f"nats-server did not listen within {START_SECONDS:g} s: {_tail(log)}")
 
