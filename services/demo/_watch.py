@@ -95,8 +95,17 @@ class Watch:
         """Milliseconds since its start, engine, and what happened; a row per journal entry."""
         entries = read_entries(self.runs[run].bodies)
         rows: list[tuple[float, str, str]] = []
+        holders: dict[str, str] = {}
         for entry in entries:
-            said = [text for record in entry["records"] if (text := _say(record))]
+            said: list[str] = []
+            for record in entry["records"]:
+                before = holders.get(record.get("cover", ""))
+                if "cover" in record:
+                    holders[record["cover"]] = entry["by"]
+                took_over = record["t"] == "held" and before not in (None, entry["by"])
+                said += [
+                    text for text in (f"taken over from {before}" if took_over else _say(record),) if text
+                ]
             since = 1000 * (float(entry["at"]) - float(entries[0]["at"]))
             rows.append((since, str(entry["by"]), ", ".join(said) or "…"))
         return rows
@@ -116,8 +125,6 @@ def _say(record: dict[str, Any]) -> str:
             return f"{step} {record['t']}"
         case "failed":
             return f"{step} failed{again}: {record['error']['code']}, {record['next']}"
-        case "held":
-            return "taken over"
         case "undoing":
             return f"rolls back {', '.join(record['plan']) or 'nothing'}"
         case "undo_started":

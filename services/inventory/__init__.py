@@ -77,12 +77,12 @@ class Inventory(Module):
         self._shelves = rt.kv("stock", Shelf)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    @on("shop.stock.delivered")
+    @on("shop.stock.delivered", ack_wait=5.0)
     async def delivered(self, event: Event[Delivery]) -> None:
         new = event.payload
         await self._change(new.product, lambda shelf: shelf.receive(new.id, new.quantity))
 
-    @on("shop.order.fulfilled")
+    @on("shop.order.fulfilled", ack_wait=5.0)
     async def fulfilled(self, event: Event[OrderEvent]) -> None:
         await self._close(event.payload.order, event.payload.items, sold=True)
 

@@ -37,7 +37,7 @@ class Notifications(Module):
         self._letters = rt.kv("letters", Letter)
         self._logger = rt.logger
 
-    @on("shop.order.*")
+    @on("shop.order.*", ack_wait=5.0)
     async def tell(self, event: Event[Ended]) -> None:
         """An event that is delivered again has the same id, and its letter exists."""
         text = TEXTS.get(event.name)

@@ -39,7 +39,7 @@ class Orders(Module):
         self._rt = rt
         self._records = rt.kv("orders", Record)
 
-    @on("shop.order.placed")
+    @on("shop.order.placed", ack_wait=5.0)
     async def placed(self, event: Event[Order]) -> None:
         """The run's id is the order's, so an event that is delivered twice starts one run."""
         order = event.payload
