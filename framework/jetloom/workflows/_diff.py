@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from ._fingerprint import contents_of
+
 if TYPE_CHECKING:
     from ..types import JSON
     from ._model import Definition
@@ -25,7 +27,7 @@ def diff(before: Definition, after: Definition) -> list[str]:
 
 
 def _view(definition: Definition) -> dict[str, JSON]:
-    plain = cast("dict[str, JSON]", msgspec.to_builtins(definition))
+    plain = contents_of(definition)
     steps: dict[str, JSON] = {}
     for step in cast("list[dict[str, JSON]]", plain["steps"]):
         inside = {name: value for name, value in step.items() if name != "id"}

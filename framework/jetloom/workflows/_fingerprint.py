@@ -10,7 +10,8 @@ default don't count, so a field that a later jetloom adds changes no fingerprint
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -42,7 +43,7 @@ def fingerprint(definition: Definition) -> str:
 
 def canonical_parts(definition: Definition) -> list[bytes]:
     """The canonical form in pieces. Equal for definitions that are the same, different for any others."""
-    plain = cast("dict[str, JSON]", msgspec.to_builtins(definition))
+    plain = contents_of(definition)
     _as_floats(plain, "")
     steps = sorted(cast("list[dict[str, JSON]]", plain["steps"]), key=lambda step: cast("str", step["id"]))
     for step in steps:
@@ -60,6 +61,42 @@ def canonical_parts(definition: Definition) -> list[bytes]:
     parts: list[bytes] = [FORMAT]
     _add(parts, plain)
     return parts
+
+
+def contents_of(part: msgspec.Struct) -> dict[str, JSON]:
+    """What a part of a definition says, under the names of its written form.
+
+    Fields whose value equals their default are left out. The library's own encoder leaves them out by identity only:
+    `retry: {}`, `Retry()` and no retry at all would be three definitions.
+    """
+    contents: dict[str, JSON] = {}
+    for attribute, name, default in _fields(type(part)):
+        value: object = getattr(part, attribute)
+        if value != default:
+            contents[name] = _plain(value)
+    return contents
+
+
+def _plain(value: object) -> JSON:
+    match value:
+        case msgspec.Struct():
+            return contents_of(value)
+        case list() | tuple():
+            return [_plain(item) for item in cast("list[object]", value)]
+        case _:
+            return cast("JSON", msgspec.to_builtins(value))
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, object], ...]:
+    """Attribute, written name and default of each field."""
+    fields: list[tuple[str, str, object]] = []
+    for field in msgspec.structs.fields(kind):
+        default: object = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = cast("Callable[[], object]", field.default_factory)()
+        fields.append((field.name, field.encode_name, default))
+    return tuple(fields)
 
 
 def _as_floats(fields: dict[str, JSON], kind: str) -> None:

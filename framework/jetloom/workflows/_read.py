@@ -73,7 +73,7 @@ def read_workflow(report: Report, node: Node, path: str = "") -> ReadWorkflow | 
     workflow = _identifier(fields, "id")
     kind = fields.find("kind")
     if kind is not None and kind.value == "pipeline":
-        fields.complain("kind", f"kind: pipeline {NOT_YET}", "write steps with depends_on")
+        fields.complain("kind", f"pipeline {NOT_YET}", "write steps with depends_on")
     else:
         fields.choice("kind", ("workflow",), "workflow")
     nodes = _step_nodes(fields)
@@ -227,11 +227,20 @@ def _read_step(report: Report, node: Node, index: int, owner: str, texts: Texts)
         emit=emits,
         output_schema=_schema(fields, "output_schema"),
     )
-    _check_combinations(fields)
+    _check_combinations(fields, len(depends_on))
     return ReadStep(step, node, path, id_node or node, depends_on, readings, emit_nodes)
 
 
-def _check_combinations(fields: Fields) -> None:
+_DOES = ("uses", "wait", "emit", "with", "output_schema", "workflow", "stop")
+"""What makes a step do something: without any of them it only passes its input on."""
+
+
+def _check_combinations(fields: Fields, dependencies: int) -> None:
+    # Two dependencies are a join: its output holds theirs by id.
+    if dependencies < 2 and not any(fields.find(name) is not None for name in _DOES):
+        fields.report.add(
+            fields.node, fields.path, "this step does nothing", "write uses, wait, emit or with"
+        )
     if fields.find("wait") is not None:
         if fields.find("uses") is not None:
             fields.complain_key(
@@ -283,7 +292,7 @@ def _uses(fields: Fields, name: str = "uses") -> str | None:
             fields.complain(name, "expected the name of a handler, found nothing")
         return None
     if text.startswith("nats:"):
-        fields.complain(name, f"{name}: nats:… {NOT_YET}", "serve it as a handler, and name that")
+        fields.complain(name, f"nats:… {NOT_YET}", "serve it as a handler, and name that")
         return text
     handler, at, version = text.partition("@")
     if at and not VERSION.fullmatch(version):

@@ -81,6 +81,7 @@ class Texts:
             suggestion = f"did you mean {suggestion.partition('?')[0]}?"
         else:
             message, _, suggestion = reason.partition(": ")
+        suggestion = suggestion or "complete it as CEL, such as input.total > 100"
         offset = position if isinstance(position, int) else 0
         self._report.add(
             node, path, f"bad expression at character {offset + 1}: {message}", suggestion, offset=offset

@@ -59,7 +59,8 @@ class _Checker:
     def _edges(self) -> dict[str, list[str]]:
         """Dependencies between steps that exist. A mistyped one counts as what was meant: that is one mistake."""
         edges: dict[str, list[str]] = {}
-        for name, each in self._steps.items():
+        for each in self._read.steps:
+            name = each.step.id
             known: list[str] = []
             for other, node in each.depends_on:
                 path = f"{each.path}.depends_on"
@@ -72,7 +73,8 @@ class _Checker:
                     known += [meant] if meant and meant not in known else []
                     suggestion = f"did you mean {meant}?" if meant else self._known_steps()
                     self._report.add(node, path, f"there is no step {other}", suggestion)
-            edges[name] = known
+            # A repeated id is a finding already; its dependencies are looked at, but the first one is the step.
+            edges.setdefault(name, known)
         return edges
 
     def _check_order(self, edges: Mapping[str, Sequence[str]]) -> None:
