@@ -51,13 +51,13 @@ def handlers(books: Books, kind: str) -> dict[str, StepHandler]:
             unit = f"undo={context.step}" if name.endswith("undo") else context.step
             books.note("start", context, unit)
             await asyncio.sleep(BODY_SECONDS)
+            books.note("end", context, unit)
             if name.endswith("emits"):
                 context.emit("chaos.step.done", {"run": context.run})
             if name.endswith("fails") and zlib.crc32(context.run.encode()) % 3 == 0:
                 raise TaskFailed("chaos.refused", "a third of the runs fails here")
             if name.endswith("flaky") and context.attempt == 1:
                 raise RuntimeError("the first attempt fails")
-            books.note("end", context, unit)
             return {"unit": unit}
 
         return body
