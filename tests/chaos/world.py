@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -178,7 +179,7 @@ def check_run(run: str, journal: Sequence[JournalLine]) -> list[str]:
     ends = records_of(journal, "finished")
     if len(ends) != 1 or journal[-1].n != len(journal):
         wrong.append(f"{run}: {len(ends)} ends, {len(journal)} entries up to {journal[-1].n}")
-    if any(first.n + 1 != second.n for first, second in zip(journal, journal[1:], strict=False)):
+    if any(first.n + 1 != second.n for first, second in itertools.pairwise(journal)):
         wrong.append(f"{run}: ordinals have gaps")
     plans = [record["plan"] for _, record in records_of(journal, "undoing")]
     undone = [record["step"] for _, record in records_of(journal, "undo_completed")]
@@ -190,7 +191,9 @@ def check_run(run: str, journal: Sequence[JournalLine]) -> list[str]:
     return wrong
 
 
-def check_bodies(journals: dict[str, Sequence[JournalLine]], bodies: list[dict[str, Any]], slack: float) -> list[str]:
+def check_bodies(
+    journals: dict[str, Sequence[JournalLine]], bodies: list[dict[str, Any]], slack: float
+) -> list[str]:
     """No body starts after its result is journaled. `slack`: seconds that a frozen process may be behind."""
     ended: dict[tuple[str, str], float] = {}
     for run, journal in journals.items():
@@ -204,7 +207,9 @@ def check_bodies(journals: dict[str, Sequence[JournalLine]], bodies: list[dict[s
         done = ended.get((body["run"], body["unit"]))
         if body["what"] == "start" and done is not None and body["at"] > done + slack:
             late[body["unit"]] += 1
-            wrong.append(f"{body['run']}: a body of {body['unit']} began {body['at'] - done:.3f} s after its result")
+            wrong.append(
+                f"{body['run']}: a body of {body['unit']} began {body['at'] - done:.3f} s after its result"
+            )
     return wrong
 
 

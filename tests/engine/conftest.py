@@ -6,4 +6,6 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-transcripts", action="store_true", help="write what the core answers into the transcripts")
+    parser.addoption(
+        "--update-transcripts", action="store_true", help="write what the core answers into the transcripts"
+    )

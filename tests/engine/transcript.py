@@ -212,7 +212,9 @@ class Player:
             return [*lines, "  refused: nothing of it is state"]
         self.journal.append((entry, tuple(draft.records)))
         folded = self.state()
-        assert msgspec.json.encode(folded) == msgspec.json.encode(draft.state), "the fold differs from the decision"
+        assert msgspec.json.encode(folded) == msgspec.json.encode(draft.state), (
+            "the fold differs from the decision"
+        )
         return [*lines, f"  is {folded.status.value}{_covers(folded)}"]
 
     def _ack(self, ref: str, words: list[str]) -> str:

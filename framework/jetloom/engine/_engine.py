@@ -138,8 +138,7 @@ class Engine:
             await self._api.stop()
         if self._worker is not None:
             await self._worker.stop(deadline)
-        for pull in self._pulls:
-            await pull.stop()
+        await asyncio.gather(*(pull.stop() for pull in self._pulls))
         await self._bodies.join(deadline)
         for run in list(self._table.values()):
             self._release(run)
