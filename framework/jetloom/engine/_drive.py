@@ -522,7 +522,9 @@ class Driver:
             timeout = max(0.0, run.draft_since + LAZY - self._now())
         elif state is not None:
             due = [
-                timer.due for timer in state.timers.values() if timer.cover and timer.cover in run.messages
+                timer.due
+                for timer in state.timers.values()
+                if timer.cover in run.messages and state.holds(timer.cover, self._shell.id)
             ]
             if due:
                 timeout = min(timeout, max(0.0, min(due) - self._shell.clock.now()))
