@@ -89,8 +89,9 @@ async def demo(options: Options, console: Console) -> int:
                     if not options.orders:
                         await deliver_stock(shop)
                     where_to_look(shop, console)
-                    await watching
                 watching.cancel()
+                if options.dev:
+                    await shop.keep_alive()
         except BaseExceptionGroup as group:
             raise first_of(group) from None
     return 1 if report is not None and report.wrong else 0

@@ -42,6 +42,14 @@ class Shop:
         await self.children[name].start()
         await self.children[name].wait_ready(self.http)
 
+    async def keep_alive(self) -> None:
+        """Never returns; what ends, for whatever reason, is started again, as a supervisor would."""
+        while True:
+            await asyncio.sleep(0.2)
+            for name, child in self.children.items():
+                if not child.alive:
+                    await self.start_again(name)
+
     def complaints(self) -> list[str]:
         """The ends of the logs that hold errors."""
         return [child.tail() for child in self.children.values() if child.complains()]

@@ -134,7 +134,7 @@ def where_to_look(shop: Shop, console: Console) -> None:
         "  .venv/bin/jetloom runs list",
         "  .venv/bin/jetloom events tail 'shop.order.*'",
         "  .venv/bin/jetloom doctor",
-        f"  kill -9 {shop.children['engine-1'].pid}",
+        f"  kill -9 {shop.children['engine-1'].pid}    # it is started again",
         "",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
