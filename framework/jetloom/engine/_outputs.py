@@ -112,7 +112,7 @@ async def _send(shell: Shell, run: Run, output: Output, *, ensure: bool, sure: b
     try:
         match output:
             case SendTask():
-                return await _task(shell, run, output, ensure=ensure) if sure else Done.LATER
+                return await _task(shell, run, output, ensure=ensure, sure=sure)
             case WithdrawTask():
                 await _withdraw(shell, run, output)
             case SetSchedule():
@@ -135,10 +135,12 @@ async def _send(shell: Shell, run: Run, output: Output, *, ensure: bool, sure: b
 
 
 # -- tasks
-async def _task(shell: Shell, run: Run, task: SendTask, *, ensure: bool) -> Done:
+async def _task(shell: Shell, run: Run, task: SendTask, *, ensure: bool, sure: bool) -> Done:
     state = run.state
     if state is None or not state.pending(task.unit, task.attempt):
         return Done.DONE
+    if not sure:
+        return Done.LATER
     names, transport = shell.names, shell.transport
     subject = names.task(task.handler, run.id, state.inc, task.unit, task.attempt)
     reply = names.result(run.id, task.handler, state.inc, task.unit, task.attempt)
