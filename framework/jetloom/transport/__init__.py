@@ -4,10 +4,10 @@ The port says what jetloom needs; `connect` gives it on a real connection, `Memo
 by a plan. Both keep the same conformance suite. `EmbeddedServer` starts a nats-server when there is none.
 """
 
-from ._dial import check_version, connect
-from ._embed import EmbeddedServer, ServerBinary, find_server
+from ._connect import check_version, connect
+from ._embedded import EmbeddedServer, ServerBinary, find_server
 from ._memory import Calm, Fate, Faults, MemoryServer, MemoryTransport, Op
-from ._adapter import NatsTransport
+from ._nats import NatsTransport
 from ._port import (
     NO_HEADERS,
     REQUEST_SECONDS,

@@ -88,7 +88,8 @@ def stream_config(asset: StreamAsset) -> dict[str, Any]:
         "duplicate_window": round(_window(asset) * NANOSECONDS),
         "num_replicas": asset.replicas,
         "storage": asset.storage,
-        "allow_rollup_hdrs": asset.rollup,
+        # The server turns rollups on with schedules, by itself.
+        "allow_rollup_hdrs": asset.rollup or asset.schedules,
         "allow_msg_ttl": asset.ttl,
         "allow_direct": asset.direct,
         "allow_msg_schedules": asset.schedules,

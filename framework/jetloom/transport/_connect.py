@@ -23,7 +23,7 @@ VERSION_NEEDED = (2, 14)
 WHY_NEEDED = (
     "schedules, per-message TTL and reliable sourcing came with it, and an older server ignores them silently"
 )
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 3.0
 """How long a start waits for a first connection. Later ones are tried for ever."""
 RECONNECT_SECONDS = 0.25
 PING_SECONDS = 10

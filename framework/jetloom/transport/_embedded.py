@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import functools
 import importlib.util
 import os
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -26,6 +27,8 @@ from ._connect import check_version
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.005
+LOCK_SECONDS = 2.0
+"""How long a server that is just ending may keep its store from the next one."""
 PORT_DEFAULT = 4222
 LOG_TAIL = 2_000
 IMAGE = "nats:2.15-alpine"
@@ -38,7 +41,7 @@ host: {host}
 port: {port}
 server_name: jetloom-embedded
 jetstream {{
-  store_dir: {store}
+  store_dir: "{store}"
   {sync}
   limits {{ batch {{ timeout: "3s" }} }}
 }}
@@ -147,7 +150,8 @@ class EmbeddedServer:
         if not self.port:
             self.port = _free_port(self._wanted)
         log = store / "server.log"
-        with log.open("ab") as output:
+        lock = await _lock(store)
+        with contextlib.closing(lock), log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork of a millisecond
                 self._command(binary, store),
                 stdout=output,
@@ -157,6 +161,8 @@ class EmbeddedServer:
                 preexec_fn=_die_with_parent() if sys.platform == "linux" else None,  # noqa: PLW1509
                 # Ctrl-C reaches our whole group; the server must outlive our own drain.
                 process_group=0,
+                # The lock on the store lives as long as the server, whoever started it.
+                pass_fds=(lock.fileno(),),
             )
         try:
             await self._wait(log)
@@ -200,6 +206,8 @@ class EmbeddedServer:
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
             return
         raise Unavailable(f"nats-server did not listen within {START_SECONDS:g} s: {_tail(log)}")
 
@@ -230,6 +238,24 @@ class EmbeddedServer:
         """SIGKILL and start again."""
         self.kill()
         await self.start()
+
+
+async def _lock(store: Path) -> BinaryIO:
+    """Two servers on one store destroy it. Raises `Unavailable`."""
+    lock = (store / "server.lock").open("ab")
+    deadline = asyncio.get_running_loop().time() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > deadline:
+                lock.close()
+                raise Unavailable(
+                    f"another nats-server uses the store {store}: stop it, or take another"
+                ) from None
+            await asyncio.sleep(POLL_SECONDS * 10)
+        else:
+            return lock
 
 
 def _on_path() -> str | None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
-from ..errors import Disconnected, RequestTimeout
+from ..errors import Disconnected, Refused, RequestTimeout
 from ._port import Incoming, Stored, StoredHandler, Subscription
 
 if TYPE_CHECKING:
     from ._nats import NatsTransport
 
+logger = logging.getLogger("jetloom.transport")
+
+STREAM_NOT_FOUND = 10059
 LOOK = 1.0
 PAGE = 256
 
@@ -42,21 +46,24 @@ class NatsFollow:
         self._hint: Subscription | None = None
 
     async def start(self) -> None:
-        """Returns when nothing that is stored from now on can be missed."""
+        """Returns when nothing that is stored from now on can be missed. Raises `Refused` without a stream."""
         first: list[Stored] = []
+        end = await self._end()
         if self._after is None:
-            self._after = await self._end()
+            self._after = end
             if self._last:
                 first = await self._last_ones(self._after)
         self._hint = await self._transport.subscribe(self._subject, self._hinted)
         for stored in first:
-            self._handler(stored)
+            self._hand(stored)
         self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._loop(), name="follow")
 
     async def _end(self) -> int:
         state = await self._transport.stream_state(self._stream)
-        return state.last if state is not None else 0
+        if state is None:
+            raise Refused(f"stream {self._stream}", STREAM_NOT_FOUND, "stream not found")
+        return state.last
 
     async def _last_ones(self, until: int) -> list[Stored]:
         """The last message of each subject up to sequence `until`, in stream order."""
@@ -84,17 +91,31 @@ class NatsFollow:
                 async with asyncio.timeout(LOOK):
                     await self._wake.wait()
             self._wake.clear()
-            with contextlib.suppress(RequestTimeout, Disconnected):
+            try:
                 await self._catch_up()
+            except (RequestTimeout, Disconnected):
+                continue
+            except Refused as error:
+                # A stream that was removed may be made again.
+                logger.warning(
+                    "a follow finds no stream", extra={"stream": self._stream, "error": str(error)}
+                )
 
     async def _catch_up(self) -> None:
         while True:
             page = await self._transport.read(self._stream, self._subject, after=self._after or 0, limit=PAGE)
             for stored in page:
                 self._after = stored.sequence
-                self._handler(stored)
+                self._hand(stored)
             if len(page) < PAGE:
                 return
+
+    def _hand(self, stored: Stored) -> None:
+        try:
+            self._handler(stored)
+        except Exception:
+            # A handler's bug must not end the follow, which nobody would notice.
+            logger.exception("a follow's handler failed", extra={"subject": stored.subject})
 
     async def stop(self) -> None:
         if self._task is not None:

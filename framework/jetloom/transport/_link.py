@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
-from ._wire import publish_command
+from ._wire import check_subject, publish_command
 
 logger = logging.getLogger("jetloom.transport")
 
@@ -58,6 +58,9 @@ class Link(Client):
     # -- subscriptions
     def listen(self, subject: str, received: Received, queue: str = "") -> int:
         """Subscribes; the id. Survives reconnects, since nats-py replays what stands in its table."""
+        check_subject(subject)
+        if queue:
+            check_subject(queue)
         self._sid += 1
         sid = self._sid
         self._subs[sid] = NatsSubscription(self, sid, subject, queue=queue)

@@ -76,12 +76,14 @@ class _Collector:
 
     def __init__(self, done: asyncio.Future[list[tuple[Head, bytes]]]) -> None:
         self.parts: list[tuple[Head, bytes]] = []
+        self.more = False
         self.done = done
 
     def __call__(self, head: Head, data: bytes) -> None:
         if self.done.done():
             return
         if head.status in (204, 404):
+            self.more = head.headers.get("Nats-Num-Pending", "0") != "0"
             self.done.set_result(self.parts)
         elif head.status:
             self.done.set_exception(RequestTimeout(f"a read ({head.description})", 0.0))
@@ -171,10 +173,7 @@ class NatsTransport:
         gone: Callable[[], JetloomError],
     ) -> T:
         """Sends with a reply subject of its own and waits. A cancelled caller leaves nothing behind."""
-        if not self._link.is_connected:
-            raise gone()
-        while self._link.crowded:
-            await asyncio.sleep(CROWDED_PAUSE)
+        await self._room(gone)
         self._next += 1
         token = str(self._next)
 
@@ -192,6 +191,14 @@ class NatsTransport:
             timer.cancel()
             self._answers.pop(token, None)
             self._failures.pop(token, None)
+
+    async def _room(self, gone: Callable[[], JetloomError]) -> None:
+        """Waits while too much is queued. A loss meanwhile ends it: nothing decided before is sent after."""
+        while self._link.is_connected:
+            if not self._link.crowded:
+                return
+            await asyncio.sleep(CROWDED_PAUSE)
+        raise gone()
 
     async def _ask(
         self,
@@ -230,12 +237,10 @@ class NatsTransport:
     async def publish(
         self, subject: str, data: bytes, *, headers: Mapping[str, str] = NO_HEADERS, reply: str = ""
     ) -> None:
-        if not self._link.is_connected:
-            raise Disconnected(subject)
-        self._check_size(subject, data)
-        while self._link.crowded:
-            await asyncio.sleep(CROWDED_PAUSE)
-        self._link.send(subject, reply, encode_headers(headers) if headers else b"", data)
+        block = encode_headers(headers) if headers else b""
+        self._check_size(subject, block, data)
+        await self._room(lambda: Disconnected(subject))
+        self._link.send(subject, reply, block, data)
 
     async def request(
         self,
@@ -245,11 +250,12 @@ class NatsTransport:
         headers: Mapping[str, str] = NO_HEADERS,
         timeout: float = REQUEST_SECONDS,
     ) -> Reply:
-        self._check_size(subject, data)
+        block = encode_headers(headers) if headers else b""
+        self._check_size(subject, block, data)
         head, answer = await self._ask(
             subject,
             data,
-            encode_headers(headers) if headers else b"",
+            block,
             timeout,
             lambda: RequestTimeout(subject, timeout),
             lambda: Disconnected(subject),
@@ -280,7 +286,6 @@ class NatsTransport:
         schedule: Schedule | None = None,
         timeout: float = REQUEST_SECONDS,
     ) -> Appended:
-        self._check_size(subject, data)
         every = dict(headers)
         if expected is not None:
             every["Nats-Expected-Last-Subject-Sequence"] = str(expected)
@@ -295,10 +300,12 @@ class NatsTransport:
             every["Nats-Schedule-Target"] = schedule.target
             if schedule.zone:
                 every["Nats-Schedule-Time-Zone"] = schedule.zone
+        block = encode_headers(every) if every else b""
+        self._check_size(subject, block, data)
         head, body = await self._ask(
             subject,
             data,
-            encode_headers(every) if every else b"",
+            block,
             timeout,
             lambda: OutcomeUnknown(subject, f"no answer within {timeout:g} s"),
             lambda: OutcomeUnknown(subject, "disconnected"),
@@ -344,7 +351,13 @@ class NatsTransport:
     ) -> Sequence[Stored]:
         if direct or await self._replicas_of(stream) == 1:
             # With one replica the only one that can answer is the leader.
-            return await self._batch(stream, subject, after, limit)
+            stored, more = await self._batch(stream, subject, after, limit)
+            # The server ends a batch early (at 64 MiB), and says that there is more.
+            while more and 0 < len(stored) < limit:
+                page, more = await self._batch(stream, subject, stored[-1].sequence, limit - len(stored))
+                more = more and bool(page)
+                stored += page
+            return stored
         found: list[Stored] = []
         while len(found) < limit:
             stored = await self._leader(stream, {"seq": after + 1, "next_by_subj": subject})
@@ -382,9 +395,11 @@ class NatsTransport:
             raise RequestTimeout(subject, 0.0)
         return _stored(head, data) if not head.status else None
 
-    async def _batch(self, stream: str, subject: str, after: int, limit: int) -> Sequence[Stored]:
+    async def _batch(self, stream: str, subject: str, after: int, limit: int) -> tuple[list[Stored], bool]:
+        """One batched direct get, and whether there is more."""
         done: asyncio.Future[list[tuple[Head, bytes]]] = asyncio.get_running_loop().create_future()
         verb = f"$JS.API.DIRECT.GET.{stream}"
+        collector = _Collector(done)
         body = {"seq": after + 1, "next_by_subj": subject, "batch": limit}
         parts = await self._call(
             verb,
@@ -392,11 +407,11 @@ class NatsTransport:
             b"",
             REQUEST_SECONDS,
             done,
-            _Collector(done),
+            collector,
             lambda: RequestTimeout(verb, REQUEST_SECONDS),
             lambda: Disconnected(verb),
         )
-        return [_stored(head, data) for head, data in parts]
+        return [_stored(head, data) for head, data in parts], collector.more
 
     async def _replicas_of(self, stream: str) -> int:
         known = self._replicas.get(stream)
@@ -418,8 +433,8 @@ class NatsTransport:
         last: bool = False,
     ) -> Subscription:
         follow = NatsFollow(self, stream, subject, handler, after=after, last=last)
-        self._follows.append(follow)
         await follow.start()
+        self._follows.append(follow)
         return follow
 
     async def stream_state(self, stream: str) -> StreamState | None:
@@ -551,9 +566,11 @@ class NatsTransport:
         await self.flush()
         await self._link.close()
 
-    def _check_size(self, subject: str, data: bytes) -> None:
-        if len(data) > self._server.max_payload:
-            raise PayloadTooLarge(f"the message on {subject}", len(data), self._server.max_payload)
+    def _check_size(self, subject: str, block: bytes, data: bytes) -> None:
+        # The server counts headers as payload, and ends the connection of one who sends more.
+        size, limit = len(block) + len(data), self._server.max_payload
+        if size > limit:
+            raise PayloadTooLarge(f"the message on {subject}", size, limit)
 
 
 class _Listening:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, NameInvalid
 
 _LINE = b"NATS/1.0"
 _CRLF = b"\r\n"
+_BREAKS_LINES = re.compile(r"[\x00-\x20\x7f]")
 HEADER_BYTES_MAX = 60 * 1024
 """Below the server's limit of 64 KiB for a header block."""
 
@@ -60,8 +62,18 @@ def parse_head(block: bytes | None) -> Head:
     return Head(status, description.strip(), headers)
 
 
+def check_subject(subject: str) -> str:
+    """Raises `NameInvalid` for what would end the command's line and begin another command."""
+    if not subject or _BREAKS_LINES.search(subject):
+        raise NameInvalid("subject", subject, "tokens without blanks and control characters")
+    return subject
+
+
 def publish_command(subject: str, reply: str, headers: bytes, data: bytes) -> bytes:
-    """PUB, or HPUB when there are headers."""
+    """PUB, or HPUB when there are headers. Raises `NameInvalid`."""
+    check_subject(subject)
+    if reply:
+        check_subject(reply)
     to = f"{subject} {reply} " if reply else f"{subject} "
     if not headers:
         return b"PUB %b%d\r\n%b\r\n" % (to.encode(), len(data), data)
