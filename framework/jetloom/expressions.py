@@ -23,7 +23,7 @@ import msgspec
 from .errors import ExpressionFailed, ExpressionInvalid
 
 if TYPE_CHECKING:
-    from cel import Program
+    from cel import Context, Program
 
     from .types import JSON
 
@@ -51,6 +51,8 @@ FUNCTIONS = MACROS | {
 """What an expression may call."""
 
 _TYPES_HINT = "types don't mix by themselves: convert with int(x), double(x) or string(x)"
+_ORDER = "in_order_of_keys__"
+"""A function of ours that no source can name: it is none of `FUNCTIONS`."""
 _WORDS = frozenset({"true", "false", "null", "in"})
 _TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
 _OPEN, _CLOSE = {"(": ")", "[": "]", "{": "}"}, frozenset(")]}")
@@ -115,7 +117,7 @@ class Expression:
         if program is None:
             raise ExpressionFailed(self.source, "it was not compiled")
         try:
-            value: object = program.execute(_part_of(scope, self._wanted))
+            value: object = program.execute(_context(program, _part_of(scope, self._wanted)))
         except LookupError as error:
             raise ExpressionFailed(self.source, self._missing(scope, error)) from error
         except TypeError as error:
@@ -207,7 +209,9 @@ def compile_expression(source: str, names: frozenset[str] = SCOPE) -> Expression
     if not tokens:
         raise ExpressionInvalid(source, 0, "an expression is missing")
     references = _references(source, tokens, names)
-    return Expression(source, references, None, _program(source))
+    program = _program(source)
+    ordered = _ordered(source, tokens)
+    return Expression(source, references, None, program if ordered == source else _program(ordered))
 
 
 def compile_template(value: JSON, names: frozenset[str] = SCOPE) -> Template:
@@ -469,6 +473,57 @@ def _library() -> Callable[[str], Program]:
     return cel.compile
 
 
+def _ordered(source: str, tokens: list[_Token]) -> str:
+    """The source with the keys of what is walked put in order.
+
+    The library keeps an object in a hash table with a seed of its own, so `steps.map(id, id)` would give another order
+    at every evaluation: another input at every attempt.
+    """
+    pieces: list[str] = []
+    at = 0
+    for index, token in enumerate(tokens[1:-1], start=1):
+        if token.text in MACROS and tokens[index - 1].text == "." and tokens[index + 1].text == "(":
+            if _is_list_literal(tokens, index - 2):
+                continue
+            pieces += [source[at : token.at], f"{_ORDER}()."]
+            at = token.at
+    return "".join([*pieces, source[at:]])
+
+
+def _is_list_literal(tokens: list[_Token], end: int) -> bool:
+    """Whether a list that is written out ends here. It has an order, and its unsigned numbers stay what they are."""
+    if tokens[end].text != "]" or tokens[end].kind != "sign":
+        return False
+    depth = 0
+    for index in range(end, -1, -1):
+        token = tokens[index]
+        if token.kind == "sign":
+            depth += (token.text == "]") - (token.text == "[")
+        if depth == 0:
+            before = tokens[index - 1] if index else None
+            return (
+                before is None or (before.kind == "sign" and before.text not in _CLOSE) or before.text == "in"
+            )
+    return False
+
+
+def _keys_in_order(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    keys = cast("dict[str | int | bool, object]", value)
+    return sorted(keys, key=lambda key: (type(key).__name__, key))
+
+
+def _context(program: Program, variables: dict[str, object]) -> Context | dict[str, object]:
+    if _ORDER not in program.source:
+        return variables
+    import cel
+
+    context = cel.Context(variables)
+    context.add_function(_ORDER, _keys_in_order)
+    return context
+
+
 def _invalid(source: str, message: str) -> ExpressionInvalid:
     found = _PARSE_ERROR.search(message)
     if found is None:
@@ -541,7 +596,8 @@ def _to_json(value: object, source: str) -> JSON:
 
 def _object(value: dict[object, object], source: str) -> JSON:
     result: dict[str, JSON] = {}
-    for key, item in value.items():
+    # The library gives keys in an order of its own at every evaluation.
+    for key, item in sorted(value.items(), key=lambda pair: str(pair[0])):
         name = key if isinstance(key, str) else _as_text(_to_json(key, source))
         if name in result:
             raise ExpressionFailed(source, f"its value has the key {name!r} twice")
