@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from jetloom.transport import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,3 +31,12 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's `JETLOOM_*` settings don't reach a test. `NATS_URL` does, as it names a server."""
     for name in [name for name in os.environ if name.startswith("JETLOOM_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of this test process: tests that share it take namespaces of their own."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("nats"), 0)
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())

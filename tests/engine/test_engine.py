@@ -332,7 +332,7 @@ async def test_policy_decides_what_a_failure_means(world: RealWorld) -> None:
 
 
 async def test_timeouts_of_steps_runs_and_callers(world: RealWorld) -> None:
-    """A step that takes too long is cancelled, a run that takes too long fails, a caller that gives up stops nothing."""
+    """A step that takes too long is cancelled, a run that takes too long fails, a caller may give up."""
 
     async def slow(context: StepContext, value: JSON) -> JSON:
         await asyncio.sleep(30)
