@@ -51,6 +51,9 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
             if not isinstance(error, ConditionFailed):
                 shell.count("jetloom_appends_total", outcome="unknown")
             verdict = await _look(shell, run, expected, nonce, error)
+            if verdict is Outcome.ACCEPTED:
+                # Its answer was lost, its outputs are as much ours as those of any other entry.
+                _own(run, draft, before)
             if verdict is not None:
                 shell.count("jetloom_appends_total", outcome=verdict.value)
                 return verdict
@@ -85,7 +88,8 @@ def _own(run: Run, draft: Draft, before: int) -> None:
         if message is not None:
             message.hold.mine = True
     run.inputs.update(draft.inputs)
-    wanted = wanted_by(draft.state, draft.stamp.n, draft.records)
+    state = run.state if run.state is not None else draft.state
+    wanted = wanted_by(state, draft.stamp.n, draft.records)
     run.outputs.extend((output, before) for output in (*draft.wants, *wanted))
     run.mark_quiet()
 
