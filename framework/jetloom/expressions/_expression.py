@@ -1,12 +1,4 @@
-"""CEL expressions and templates over JSON: compiled and checked once, evaluated without I/O.
-
-An expression sees the names of its scope and nothing else: no time, no randomness, no environment. One that only walks
-a path (`steps.reserve.total`, `input["first-name"]`, `input.items[0]`) is a walk through dicts and lists; any other is
-compiled by the CEL library, which loads with the first of them. CEL has no step budget, so the source's length, its
-nesting and the nesting of its comprehensions have limits.
-
-Values are JSON. CEL computes in 64 bits: a larger integer is a float inside a real expression, and itself in a path.
-"""
+"""One expression: read, checked, compiled, evaluated."""
 
 from __future__ import annotations
 
@@ -20,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
-from .errors import ExpressionFailed, ExpressionInvalid
+from ..errors import ExpressionFailed, ExpressionInvalid
 
 if TYPE_CHECKING:
     from cel import Context, Program
 
-    from .types import JSON
+    from ..types import JSON
 
 type Reference = tuple[str, ...]
 """What an expression reads: `("steps", "reserve", "total")`. Parts that are computed end it."""
@@ -39,9 +31,6 @@ NESTING_MAX = 32
 """Brackets within brackets. The library's parser gives up between 50 and 500."""
 COMPREHENSIONS_MAX = 2
 """`map`, `filter`, `all`, `exists` within each other: two already cost the product of two lists."""
-TEMPLATE_NESTING_MAX = 64
-"""Lists and objects within each other in a template. Above it a value is data that belongs elsewhere."""
-
 MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
 FUNCTIONS = MACROS | {
     "has", "size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double", "bytes",
@@ -168,29 +157,6 @@ class Expression:
         return f"there is no {key}" if isinstance(error, KeyError) else str(key)
 
 
-class Template:
-    """A JSON value whose texts may hold `${expression}`. `references` is everything that they read."""
-
-    __slots__ = ("_node", "references")
-
-    def __init__(self, node: _Node, references: frozenset[Reference]) -> None:
-        self._node = node
-        self.references = references
-
-    def render(self, scope: Mapping[str, JSON]) -> JSON:
-        """The value with its expressions evaluated. Raises `ExpressionFailed`."""
-        return _render(self._node, scope)
-
-
-class _Text(NamedTuple):
-    """Pieces of a text: expressions stand among plain strings."""
-
-    pieces: tuple[str | Expression, ...]
-
-
-type _Node = None | bool | int | float | str | Expression | _Text | list[_Node] | dict[str, _Node]
-
-
 def compile_expression(source: str, names: frozenset[str] = SCOPE) -> Expression:
     """Compiles CEL over these names. Raises `ExpressionInvalid` with the position of what is wrong."""
     if len(source) > SOURCE_CHARACTERS_MAX:
@@ -205,7 +171,7 @@ def compile_expression(source: str, names: frozenset[str] = SCOPE) -> Expression
         if root not in _WORDS:
             _check_name(root, source, source.index(root), names)
             return Expression(source, frozenset({_texts(path)}), path, None)
-    tokens = [token for token in _tokens(source, 0) if token.kind != "space"]
+    tokens = [token for token in read_tokens(source, 0) if token.kind != "space"]
     if not tokens:
         raise ExpressionInvalid(source, 0, "an expression is missing")
     references = _references(source, tokens, names)
@@ -214,120 +180,8 @@ def compile_expression(source: str, names: frozenset[str] = SCOPE) -> Expression
     return Expression(source, references, None, program if ordered == source else _program(ordered))
 
 
-def compile_template(value: JSON, names: frozenset[str] = SCOPE) -> Template:
-    """Compiles every `${…}` in the texts of a JSON value. Raises `ExpressionInvalid` for the first bad one.
-
-    A text that is one expression and nothing else gives its value, of any type. Within a longer text a string is
-    inserted as it is, other values as JSON. `$${` stands for `${`.
-    """
-    references: set[Reference] = set()
-
-    def build(part: JSON, depth: int) -> _Node:
-        if depth > TEMPLATE_NESTING_MAX:
-            raise ExpressionInvalid(
-                "", 0, f"more than {TEMPLATE_NESTING_MAX} lists and objects within each other"
-            )
-        if isinstance(part, str):
-            return _compile_text(part, names, references)
-        if isinstance(part, list | tuple):
-            return [build(item, depth + 1) for item in part]
-        if isinstance(part, dict):
-            for key in part:
-                if "${" in key:
-                    raise ExpressionInvalid(
-                        key, key.index("${"), "a key can't hold an expression, only a value can"
-                    )
-            return {key: build(item, depth + 1) for key, item in part.items()}
-        return part
-
-    return Template(build(value, 0), frozenset(references))
-
-
-# -- templates
-def _compile_text(text: str, names: frozenset[str], references: set[Reference]) -> _Node:
-    if "${" not in text:
-        return text
-    pieces: list[str | Expression] = []
-    for piece in _split(text):
-        if isinstance(piece, str):
-            pieces.append(piece)
-            continue
-        at, source = piece
-        try:
-            expression = compile_expression(source, names)
-        except ExpressionInvalid as error:
-            position, reason = error.fields["position"], error.fields["reason"]
-            raise ExpressionInvalid(text, at + cast("int", position), str(reason)) from error
-        references |= expression.references
-        pieces.append(expression)
-    # The line end that a YAML block leaves behind is no text that somebody meant.
-    rest = [piece for piece in pieces if not isinstance(piece, str) or piece.strip("\n")]
-    if len(rest) == 1 and isinstance(rest[0], Expression):
-        return rest[0]
-    if all(isinstance(piece, str) for piece in pieces):
-        return "".join(cast("list[str]", pieces))
-    return _Text(tuple(pieces))
-
-
-def _split(text: str) -> Iterator[str | tuple[int, str]]:
-    """Plain pieces, and (position, source) of expressions."""
-    at = 0
-    plain = ""
-    while True:
-        start = text.find("${", at)
-        if start < 0:
-            plain += text[at:]
-            break
-        if start > at and text[start - 1] == "$":
-            plain += text[at : start - 1] + "${"
-            at = start + 2
-            continue
-        end = _closing(text, start)
-        if plain or start > at:
-            yield plain + text[at:start]
-        plain = ""
-        yield start + 2, text[start + 2 : end]
-        at = end + 1
-    if plain:
-        yield plain
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 0
-    for token in _tokens(text, start + 2):
-        if token.kind != "sign":
-            continue
-        if token.text == "{":
-            depth += 1
-        elif token.text == "}":
-            if depth == 0:
-                return token.at
-            depth -= 1
-    raise ExpressionInvalid(
-        text, start, "${ is not closed by }: close it, or write $${ for the two characters"
-    )
-
-
-def _render(node: _Node, scope: Mapping[str, JSON]) -> JSON:
-    if isinstance(node, Expression):
-        return node.evaluate(scope)
-    if isinstance(node, _Text):
-        return "".join(
-            piece if isinstance(piece, str) else _as_text(piece.evaluate(scope)) for piece in node.pieces
-        )
-    if isinstance(node, list):
-        return [_render(item, scope) for item in node]
-    if isinstance(node, dict):
-        return {key: _render(item, scope) for key, item in node.items()}
-    return node
-
-
-def _as_text(value: JSON) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
 # -- reading sources
-def _tokens(source: str, start: int) -> Iterator[_Token]:
+def read_tokens(source: str, start: int) -> Iterator[_Token]:
     at = start
     while at < len(source):
         found = _TOKEN.match(source, at)
@@ -570,6 +424,10 @@ def _part_of(scope: Mapping[str, JSON], wanted: tuple[Reference, ...]) -> dict[s
     return chosen
 
 
+def as_text(value: JSON) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def _to_json(value: object, source: str) -> JSON:
     match value:
         case None | bool() | int() | str():
@@ -598,7 +456,7 @@ def _object(value: dict[object, object], source: str) -> JSON:
     result: dict[str, JSON] = {}
     # The library gives keys in an order of its own at every evaluation.
     for key, item in sorted(value.items(), key=lambda pair: str(pair[0])):
-        name = key if isinstance(key, str) else _as_text(_to_json(key, source))
+        name = key if isinstance(key, str) else as_text(_to_json(key, source))
         if name in result:
             raise ExpressionFailed(source, f"its value has the key {name!r} twice")
         result[name] = _to_json(item, source)
