@@ -98,7 +98,7 @@ async def derive_again(shell: Shell, run: Run, *, now: float) -> bool:
         if any(result is not Done.DONE for result in results):
             return False
     run.sent.update(state.unsent)
-    run.derived = True
+    run.derived, run.doubtful = True, False
     return True
 
 

@@ -91,6 +91,8 @@ class Run:
         self.sent: set[int] = set()
         """Ordinals of entries whose events are known to be stored; the next entry says so."""
         self.derived = False
+        self.doubtful = False
+        """Whether no message may be acknowledged before all was derived again."""
         self.draft: Draft | None = None
         """A head start's entry, not yet written."""
         self.draft_since = 0.0
@@ -131,10 +133,18 @@ class Run:
         if line.entry.by == engine:
             return
         self.derived = False
+        if line.snapshot is not None:
+            self._doubt()
         for record in line.records:
             if isinstance(record, Held):
                 for ref in (record.cover, *record.instead_of):
                     self.forget(ref)
+
+    def _doubt(self) -> None:
+        """A snapshot of another engine may hide entries: own ones, whose outputs nobody sent, and takeovers."""
+        self.doubtful = True
+        for message in self.messages.values():
+            message.hold.mine = message.hold.quiet = False
 
     def forget(self, ref: str) -> None:
         """Gives a message up, silently: the server brings it back to whoever must have it."""
@@ -165,7 +175,7 @@ class Run:
         ack.
         """
         state = self.state
-        if state is None:
+        if state is None or self.doubtful:
             return
         for ref, message in self.messages.items():
             if message.hold.mine and not message.hold.quiet and not state.live(ref):
