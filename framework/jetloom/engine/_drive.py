@@ -49,6 +49,8 @@ from .core import (
 logger = logging.getLogger("jetloom.engine")
 
 LOST_CONNECTION_PAUSE = 0.1
+GRAIN = 1e-6
+"""Seconds by which a timeout may end early: rounding must not make the loop spin."""
 
 
 class Driver:
@@ -251,7 +253,7 @@ class Driver:
             return False
         inputs = await self._with_lost_covers(state, self._inputs(run))
         if run.draft is not None and not inputs:
-            if self._now() - run.draft_since < LAZY:
+            if self._now() + GRAIN < run.draft_since + LAZY:
                 return False
             return await self._write(run, run.draft, [])
         if not inputs:
