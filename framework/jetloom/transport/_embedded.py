@@ -31,6 +31,7 @@ LOCK_SECONDS = 2.0
 """How long a server that is just ending may keep its store from the next one."""
 PORT_DEFAULT = 4222
 LOG_TAIL = 2_000
+READY = b"Server is ready"
 IMAGE = "nats:2.15-alpine"
 LOOPBACK = "127.0.0.1"
 
@@ -152,6 +153,7 @@ class EmbeddedServer:
         log = store / "server.log"
         lock = await _lock(store)
         with contextlib.closing(lock), log.open("ab") as output:
+            begun = output.tell()
             self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork of a millisecond
                 self._command(binary, store),
                 stdout=output,
@@ -165,7 +167,7 @@ class EmbeddedServer:
                 pass_fds=(lock.fileno(),),
             )
         try:
-            await self._wait(log)
+            await self._wait(log, begun)
         except BaseException:
             self.kill()
             raise
@@ -194,13 +196,16 @@ class EmbeddedServer:
         config.write_text(_CONFIG.format(host=LOOPBACK, port=self.port, store=store / "jetstream", sync=sync))
         return [binary.program, "-c", str(config)]
 
-    async def _wait(self, log: Path) -> None:
+    async def _wait(self, log: Path, begun: int) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_SECONDS
         while loop.time() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 raise Unavailable(f"nats-server ended at its start: {_tail(log)}")
             try:
+                # Its own word first: whoever else has the port would answer too.
+                if not _ready(log, begun):
+                    raise ConnectionRefusedError
                 _, writer = await asyncio.open_connection(LOOPBACK, self.port)
             except OSError:
                 await asyncio.sleep(POLL_SECONDS)
@@ -314,6 +319,11 @@ def _die_with_parent() -> Callable[[], None]:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return ask
+
+
+def _ready(log: Path, begun: int) -> bool:
+    """Whether the server that writes `log` from `begun` on says that it serves."""
+    return READY in log.read_bytes()[begun:]
 
 
 def _tail(log: Path) -> str:

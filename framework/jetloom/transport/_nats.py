@@ -11,7 +11,6 @@ import msgspec
 
 from ..clock import Clock
 from ..errors import (
-    ConditionFailed,
     Disconnected,
     JetloomError,
     NoResponders,
@@ -20,6 +19,7 @@ from ..errors import (
     Refused,
     RequestTimeout,
 )
+from ._answers import NO_VERDICT, Collector, stored_of, write_error
 from ._assets import ensure_asset, list_streams, remove_asset
 from ._follow import NatsFollow
 from ._link import Link
@@ -44,7 +44,6 @@ from ._port import (
 )
 from ._pull import NatsPull
 from ._wire import (
-    ApiError,
     Head,
     bytes_of,
     decode_ack,
@@ -60,35 +59,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("jetloom.transport")
 
-WRONG_LAST = 10071
-NO_VERDICT = frozenset({10164, 10167, 10210, 10008, 10074})
-"""Codes that say nothing about the write: a spurious sequence error on R3, too busy, no leader, insufficient
-resources.
-"""
-NOT_FOUND = frozenset({10037, 10059, 10014})
 CROWDED_PAUSE = 0.001
 
 type Answer = Callable[[Head, bytes], None]
-
-
-class _Collector:
-    """The answers of a batched read, up to its end."""
-
-    def __init__(self, done: asyncio.Future[list[tuple[Head, bytes]]]) -> None:
-        self.parts: list[tuple[Head, bytes]] = []
-        self.more = False
-        self.done = done
-
-    def __call__(self, head: Head, data: bytes) -> None:
-        if self.done.done():
-            return
-        if head.status in (204, 404):
-            self.more = head.headers.get("Nats-Num-Pending", "0") != "0"
-            self.done.set_result(self.parts)
-        elif head.status:
-            self.done.set_exception(RequestTimeout(f"a read ({head.description})", 0.0))
-        else:
-            self.parts.append((head, data))
 
 
 class NatsTransport:
@@ -314,7 +287,7 @@ class NatsTransport:
             raise OutcomeUnknown(subject, f"no stream answered ({head.status})")
         ack = decode_ack(body)
         if ack.error is not None:
-            raise _write_error(subject, expected, ack.error)
+            raise write_error(subject, expected, ack.error)
         return Appended(ack.stream, ack.seq, ack.duplicate)
 
     async def delete(self, stream: str, sequence: int) -> bool:
@@ -393,13 +366,13 @@ class NatsTransport:
         )
         if head.status == 503:
             raise RequestTimeout(subject, 0.0)
-        return _stored(head, data) if not head.status else None
+        return stored_of(head, data) if not head.status else None
 
     async def _batch(self, stream: str, subject: str, after: int, limit: int) -> tuple[list[Stored], bool]:
         """One batched direct get, and whether there is more."""
         done: asyncio.Future[list[tuple[Head, bytes]]] = asyncio.get_running_loop().create_future()
         verb = f"$JS.API.DIRECT.GET.{stream}"
-        collector = _Collector(done)
+        collector = Collector(done)
         body = {"seq": after + 1, "next_by_subj": subject, "batch": limit}
         parts = await self._call(
             verb,
@@ -411,7 +384,7 @@ class NatsTransport:
             lambda: RequestTimeout(verb, REQUEST_SECONDS),
             lambda: Disconnected(verb),
         )
-        return [_stored(head, data) for head, data in parts], collector.more
+        return [stored_of(head, data) for head, data in parts], collector.more
 
     async def _replicas_of(self, stream: str) -> int:
         known = self._replicas.get(stream)
@@ -582,22 +555,3 @@ class _Listening:
 
     async def stop(self) -> None:
         self._link.forget(self._sid)
-
-
-def _stored(head: Head, data: bytes) -> Stored:
-    headers = dict(head.headers)
-    subject = headers.pop("Nats-Subject", "")
-    sequence = int(headers.pop("Nats-Sequence", "0"))
-    at = seconds_of(headers.pop("Nats-Time-Stamp", ""))
-    for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):
-        headers.pop(name, None)
-    return Stored(subject, sequence, data, headers, at)
-
-
-def _write_error(subject: str, expected: int | None, error: ApiError) -> JetloomError:
-    if error.err_code == WRONG_LAST:
-        actual = error.description.rpartition(":")[2].strip()
-        return ConditionFailed(subject, expected or 0, int(actual) if actual.isdigit() else None)
-    if error.err_code in NO_VERDICT or error.code in (429, 503):
-        return OutcomeUnknown(subject, f"{error.description} ({error.err_code})")
-    return Refused(f"a message on {subject}", error.err_code, error.description)
