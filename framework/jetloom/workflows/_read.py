@@ -260,7 +260,9 @@ def _check_combinations(fields: Fields, dependencies: int) -> None:
             else ("retry", "max_retries", "timeout")
         )
         for name in idle:
-            if fields.find(name) is not None:
+            found = fields.find(name)
+            # An empty one says nothing: so a default is written that somebody gave.
+            if found is not None and found.value != {}:
                 fields.complain_key(
                     name, f"{name} does nothing in a step without uses", "leave it out, or write uses"
                 )
