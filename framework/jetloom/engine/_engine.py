@@ -82,6 +82,8 @@ class Engine:
         self._subscriptions: list[Subscription] = []
         self._worker: Worker | None = None
         self._api = api_service(transport, names, clock, metrics) if metrics is not None else None
+        self._unsure = 0
+        """Runs of the table without a sure message, at the last beat."""
         self._started = False
         self._draining = False
 
@@ -169,7 +171,9 @@ class Engine:
         self._pulls.append(pull)
 
     def _free(self) -> int:
-        return max(0, self._capacity - len(self._table))
+        """What starts are pulled for. A run that waits for its own start to come again takes no room: with every
+        engine full of such runs, nobody would pull what they wait for."""
+        return max(0, self._capacity + self._unsure - len(self._table))
 
     # -- receiving
     def _on_delivery(self, delivery: Delivery) -> None:
@@ -273,10 +277,16 @@ class Engine:
         confirms the ones before it, since a connection keeps their order."""
         now = self._shell.clock.monotonic()
         groups: dict[str, list[Message]] = {}
+        self._unsure = 0
         for run in self._table.values():
+            unsure = bool(run.messages)
             for message in run.messages.values():
-                if message.sure(now) and now - message.basis >= BEAT / 2:
+                if not message.sure(now):
+                    continue
+                unsure = False
+                if now - message.basis >= BEAT / 2:
                     groups.setdefault(_consumer_of(message.ack_subject), []).append(message)
+            self._unsure += unsure
         await asyncio.gather(*(self._beat_group(group, now) for group in groups.values()))
 
     async def _beat_group(self, messages: list[Message], sent: float) -> None:
