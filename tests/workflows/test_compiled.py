@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
@@ -172,3 +174,35 @@ def test_compiled_once() -> None:
     """The same contents are compiled once."""
     assert compiled(Step("a", uses="x.a")) is compiled(Step("a", uses="x.a"))
     assert compiled(Step("a", uses="x.a")) is not compiled(Step("a", uses="x.b"))
+
+
+def test_all_steps_are_those_behind() -> None:
+    """`steps` as a whole has the steps that this one depends on: others may or may not have ended by then."""
+    found = compile_definition(
+        Definition(
+            "w",
+            (
+                Step("a"),
+                Step("b", depends_on=("a",)),
+                Step("c", depends_on=("b",), with_={"ids": "${steps.map(id, id)}"}),
+                Step("x"),
+            ),
+        )
+    )
+    outputs: dict[str, JSON] = {"x": 1, "b": 2, "a": 3}
+    assert found.input_of("c", input=None, outputs=outputs, trigger=None, run=None) == {"ids": ["a", "b"]}
+
+
+def test_nothing_heavy_loads_before_it_is_needed() -> None:
+    """Compiling a definition that has expressions and schemas loads neither library; walking a path needs none."""
+    code = (
+        "import sys; from jetloom.workflows import Definition, Step, compile_definition;"
+        "c = compile_definition(Definition('w', (Step('a', when='1 + 1 == 2', with_={'x': '${input.x}'}),), "
+        "input_schema={'type': 'object'}));"
+        "c.input_of('a', input={'x': 1}, outputs={}, trigger=None, run=None); c.graph;"
+        "print(*[name for name in ('cel', 'jsonschema_rs', 'yaml') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == []
