@@ -178,6 +178,9 @@ class Run:
         if state is None or self.doubtful:
             return
         for ref, message in self.messages.items():
+            if ref in state.suspects:
+                # Whoever wrote that it is suspicious may have died before the outputs of that very entry.
+                continue
             if message.hold.mine and not message.hold.quiet and not state.live(ref):
                 arrived = message.arrived
                 message.hold.quiet = elsewhere(state, arrived) or not changes(state, arrived)
