@@ -161,6 +161,7 @@ def _apply_message(draft: Draft, item: Arrived) -> None:
             lost = tuple(ref for ref in item.lost if ref in draft.state.covers)
             if lost:
                 draft.add(Held(item.ref, instead_of=lost))
+                _move_unserved(draft, item.ref)
         case None:
             _fire(draft, address.name)
 
@@ -339,8 +340,16 @@ def _take_over(draft: Draft, ref: str) -> None:
     if cover.resumes > RESUMES_MAX:
         _crash_loop(draft, ref, [name for name, _ in units])
         return
-    for name, unit in units:
-        if draft.compiled is not None and not draft.around.serves(unit.handler) and state.phase != "settling":
+    _move_unserved(draft, ref)
+
+
+def _move_unserved(draft: Draft, ref: str) -> None:
+    """What this engine took over and can't run itself becomes a task of the same attempt."""
+    state = draft.state
+    if draft.compiled is None or state.phase == "settling":
+        return
+    for name, unit in state.iter_attempts("here"):
+        if unit.cover == ref and not draft.around.serves(unit.handler):
             begin(draft, name, unit.attempt, unit.handler, where="task")
 
 
@@ -400,7 +409,7 @@ def _fire(draft: Draft, name: str) -> None:
 def _timed_out(draft: Draft, step: str, attempt: int) -> None:
     unit = draft.state.unit(step)
     if unit.status is StepStatus.WAITING and not is_undo(step):
-        wait = draft.definition.definition.step(step).wait
+        wait = draft.definition.step(step).wait
         if wait is not None and wait.on_timeout == "skip":
             skip(draft, step, "timeout")
             return
@@ -444,13 +453,13 @@ def _advance_open(draft: Draft) -> None:
         step = frontier.again.pop(0)
         unit = state.unit(step)
         if unit.status in (StepStatus.RETRYING, StepStatus.UNKNOWN):
-            handler = unit.handler or draft.definition.definition.step(step).uses or ""
+            handler = unit.handler or draft.definition.step(step).uses or ""
             start_step(draft, step, unit.attempt + 1, handler)
     while frontier.ready and state.phase == "open":
         step_id = frontier.ready.pop(0)
         if state.unit(step_id).status is StepStatus.PENDING:
             start_step(draft, step_id, 1, "")
-            wait = draft.definition.definition.step(step_id).wait
+            wait = draft.definition.step(step_id).wait
             if (
                 wait is not None
                 and wait.message is not None
