@@ -269,7 +269,6 @@ class Universe:
         state, world = truth.state, self.world
         if state.finished is not None or asked.get(truth.run) == state.n:
             return
-        serial = len(asked) + world.counts.get("decision", 0)
         try:
             if state.parked is not None and state.parked.reason != "definition":
                 verb = self.draw.choice(("retry", "skip", "skip"))
@@ -289,8 +288,8 @@ class Universe:
                 ]
                 if not waits or state.phase != "open":
                     return
-                for name in waits:
-                    await client.message(truth.run, name, "late", id=f"person{serial}")
+                for index, name in enumerate(waits):
+                    await client.message(truth.run, name, "late", id=f"person{state.n}-{index}")
         except NotFound:
             return
         except JetloomError as error:
@@ -333,7 +332,8 @@ class Universe:
                 for subject, count in ledger.redelivered.items()
                 if subject.endswith(f".{run}.{inc}.{unit}.{number}")
             )
-            if len(executions) - 1 > again and not world.sent_late:
+            excused = world.sent_late or f"{run} *" in ledger.robbed
+            if len(executions) - 1 > again and not excused:
                 world.violate("I7", f"{run}: {unit}/{number} ran {len(executions)} times, {again} redeliveries")
 
     def _events(self, truth: Truth) -> None:
