@@ -436,7 +436,7 @@ class Driver:
         if compiled is None or state.phase != "open" or state.finished is not None or not state.running:
             return False
         return all(
-            unit.where == "here" and compiled.definition.step(name).saga is None
+            unit.where == "here" and compiled.step(name).saga is None
             for name, unit in state.steps.items()
             if unit.status in (StepStatus.RUNNING, StepStatus.WAITING)
         )

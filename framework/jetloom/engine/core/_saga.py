@@ -48,7 +48,7 @@ def advance_undo(draft: Draft) -> bool:
 
 
 def _start(draft: Draft, step_id: str, attempt: int) -> None:
-    saga = draft.definition.definition.step(step_id).saga
+    saga = draft.definition.step(step_id).saga
     if saga is not None:
         begin(draft, UNDO + step_id, attempt, handler_of(saga.uses))
 
@@ -62,7 +62,7 @@ def undo_ended(draft: Draft, item: BodyEnded) -> None:
 def undo_failed(draft: Draft, name: str, attempt: int, error: ErrorInfo, *, park: bool = False) -> None:
     """Retried by policy; then a critical undo waits for a person, another is recorded and passed."""
     step_id = step_of(name)
-    saga = draft.definition.definition.step(step_id).saga
+    saga = draft.definition.step(step_id).saga
     policy = saga.retry if saga is not None else Retry()
     failures = draft.state.unit(name).failures
     if not park and retries(policy, failures, error):

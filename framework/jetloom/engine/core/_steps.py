@@ -27,7 +27,7 @@ from ._settle import settle
 
 def start_step(draft: Draft, step_id: str, attempt: int, handler: str) -> None:
     """Starts the next attempt of a step whose turn it is, or ends it at once when there is nothing to run."""
-    step = draft.definition.definition.step(step_id)
+    step = draft.definition.step(step_id)
     scope_outputs, run = draft.outputs(), draft.run_scope()
     try:
         if attempt == 1 and step.when is not None:
@@ -54,8 +54,7 @@ def start_step(draft: Draft, step_id: str, attempt: int, handler: str) -> None:
 def begin(draft: Draft, unit: str, attempt: int, handler: str, where: str = "") -> None:
     """Journals the start of an attempt: here when the handler is in this process, as a task otherwise."""
     around = draft.around
-    definition = draft.definition.definition
-    step = definition.step(step_of(unit))
+    step = draft.definition.step(step_of(unit))
     timeout = step.timeout
     if is_undo(unit):
         timeout = step.saga.timeout if step.saga is not None else None
@@ -127,7 +126,7 @@ def emit_events(draft: Draft, unit: str, emits: Sequence[EmitRequest]) -> None:
 def fail(draft: Draft, step_id: str, attempt: int, error: ErrorInfo, *, noted: bool = False) -> None:
     """An attempt failed: retry, or skip the step, or end the run."""
     state = draft.state
-    step = draft.definition.definition.step(step_id)
+    step = draft.definition.step(step_id)
     if state.phase != "open":
         draft.add(StepFailed(step_id, attempt, error, "settle", noted=noted))
         drop_timers_of(draft, step_id)
