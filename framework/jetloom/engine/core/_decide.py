@@ -295,7 +295,13 @@ def _act(draft: Draft, identity: str, action: Action) -> None:
     if action.verb == "pause":
         draft.add(Paused())
         return
+    paused, parked = state.paused, state.parked
     draft.add(Continued())
+    # Each verb ends one of the two: a resumed run may still wait for a person, and a decided one may be paused.
+    if action.verb == "resume" and parked is not None:
+        draft.add(parked)
+    elif action.verb != "resume" and paused:
+        draft.add(Paused())
     if action.verb == "skip" and not is_undo(step):
         for name, unit in list(state.steps.items()):
             if unit.status is StepStatus.UNKNOWN:
