@@ -161,6 +161,7 @@ class Run:
         self.state = RunState(self.id)
         self.frontier = None
         self.draft = None
+        self.inputs.clear()
         for line in lines:
             self.state = fold_entry(self.state, line.entry, line.records)
         self.lines = lines
@@ -169,6 +170,14 @@ class Run:
         """Nothing is known of the journal any more."""
         self.state, self.last, self.state_tick, self.lines = None, 0, -1, []
         self.frontier, self.draft, self.compiled = None, None, None
+        # What was known of that journal is no knowledge of the next one, which may be another incarnation's: whatever
+        # was still to be sent is derived again before anything is acknowledged.
+        self.derived, self.index_known, self.indexed = False, False, None
+        self.inputs.clear()
+        self.outputs.clear()
+        self.sent.clear()
+        for message in self.messages.values():
+            message.hold.mine = message.hold.quiet = False
 
     def mark_quiet(self) -> None:
         """After an own entry: what it made spent, and only this engine ever held, needs no derivation before its
@@ -178,8 +187,9 @@ class Run:
         if state is None or self.doubtful:
             return
         for ref, message in self.messages.items():
-            if ref in state.suspects:
-                # Whoever wrote that it is suspicious may have died before the outputs of that very entry.
+            if ref in state.suspects or message.arrived.address.kind == "poke":
+                # Whoever wrote that it is suspicious may have died before the outputs of that very entry; and a
+                # poke is there because something may be missing.
                 continue
             if message.hold.mine and not message.hold.quiet and not state.live(ref):
                 arrived = message.arrived
