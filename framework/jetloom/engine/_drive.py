@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
 from ..errors import Disconnected, JetloomError, RequestTimeout
 from ..messages import Start, StopNotice, encode
+from ..stores import Line
 from ..types import RunStatus, StepStatus
 from ._commit import Outcome, commit, retention_of
 from ._constants import CHECK, LAZY, PACING, RETRY
@@ -160,7 +162,7 @@ class Driver:
         if tail == run.last:
             run.state_tick = tick
             return
-        lines = await shell.journals.read(run.id, after=run.last) if tail else []
+        lines: Sequence[Line] = await shell.journals.read(run.id, after=run.last) if tail else ()
         if run.draft is not None:
             run.reset()
         if not lines:
@@ -269,6 +271,11 @@ class Driver:
         else:
             draft.around_now(around)
         fresh = state.n == 0 and not draft.records
+        start = _start_of(run)
+        if fresh and run.state_tick < 0 and not (start is not None and start.sure(self._now())):
+            # It was sure when nothing was read for its sake; the definition's reading took too long.
+            run.lose()
+            return True
         try:
             taken = decide(draft, inputs, room=shell.transport.server.max_payload // 2)
         except NoCover:
@@ -294,9 +301,10 @@ class Driver:
 
     async def _give_back(self, run: Run) -> bool:
         """Drain: journals what has ended, releases the covers that are still live, and gives every message back."""
-        state = run.state
         if run.draft is not None:
+            # Before anything is decided: a head start's state holds what nobody has journaled.
             run.reset()
+        state = run.state
         if state is not None and run.messages:
             if run.ended and run.compiled is not None and await self._decide(run):
                 return True
@@ -307,7 +315,8 @@ class Driver:
                 around = self._shell.surroundings(run, self._shell.clock.now())
                 draft = Draft(state, run.compiled, around, run.frontier)
                 decide(draft, [Release(refs)], room=1)
-                await commit(self._shell, run, draft)
+                if await commit(self._shell, run, draft) is Outcome.REFUSED:
+                    return True
         for message in list(run.messages.values()):
             await self._receiver.nak(run, message)
         run.ended.clear()
