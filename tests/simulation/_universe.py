@@ -267,7 +267,8 @@ class Universe:
     async def _decide(self, client: Client, truth: Truth, asked: dict[str, int]) -> None:
         """What people do: answer what waits for them, send what is waited for, poke what was robbed."""
         state, world = truth.state, self.world
-        if state.finished is not None or asked.get(truth.run) == state.n:
+        seen = state.n
+        if state.finished is not None or asked.get(truth.run) == seen:
             return
         try:
             if state.parked is not None and state.parked.reason != "definition":
@@ -275,7 +276,7 @@ class Universe:
                 await client.action(truth.run, verb)
             elif state.paused:
                 await client.action(truth.run, "resume")
-            elif f"{truth.run} *" in world.ledger.robbed and world.ledger.waiting.get(truth.run, 0) <= 1:
+            elif any(not world.ledger.cover_stored(ref) for ref in state.covers):
                 await client._transport.append(world.names.poke(truth.run), b"")
             else:
                 definition = world.definition_of(state)
@@ -296,7 +297,7 @@ class Universe:
             world.note(f"the person could not decide: {error.code}")
             return
         world.count("decision")
-        asked[truth.run] = state.n
+        asked[truth.run] = seen
 
     def _left(self) -> list[str]:
         """What is not over yet."""
