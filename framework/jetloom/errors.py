@@ -69,9 +69,7 @@ class JetloomError(Exception):
     def __init__(self, message: str, **fields: object) -> None:
         super().__init__(message)
         self.message = message
-        self.fields: dict[str, object] = {
-            name: value for name, value in fields.items() if value is not None
-        }
+        self.fields: dict[str, object] = {name: value for name, value in fields.items() if value is not None}
 
     def __getattr__(self, name: str) -> object:
         # Typed fields are readable as attributes on both sides of the wire.
@@ -87,10 +85,7 @@ class JetloomError(Exception):
             message=self.message[:DETAIL_CHARACTERS_MAX],
             error_class=self.error_class,
             retry_after_ms=None,
-            details={
-                name: msgspec.to_builtins(value) for name, value in self.fields.items()
-            }
-            or None,
+            details={name: msgspec.to_builtins(value) for name, value in self.fields.items()} or None,
         )
 
     @classmethod
@@ -185,9 +180,7 @@ class ConfigInvalid(InvalidInput):
     code = "config.invalid"
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__(
-            "configuration: " + "; ".join(problems), problems=list(problems)
-        )
+        super().__init__("configuration: " + "; ".join(problems), problems=list(problems))
 
 
 class DecodeFailed(InvalidInput):
@@ -237,11 +230,7 @@ class WorkflowNotFound(NotFound):
     code = "workflow.not_found"
 
     def __init__(self, workflow: str, known: list[str] | None = None) -> None:
-        hint = (
-            f"; registered are: {', '.join(sorted(known))}"
-            if known
-            else "; no workflow is registered"
-        )
+        hint = f"; registered are: {', '.join(sorted(known))}" if known else "; no workflow is registered"
         super().__init__(f"no workflow {workflow!r}{hint}", workflow=workflow)
 
 
@@ -304,7 +293,7 @@ class ModuleConflict(Conflict):
 
 
 class ConditionFailed(Conflict):
-    """A conditional write met another sequence. `actual` is the last sequence of the subject, when the server says it."""
+    """A conditional write met another sequence; `actual` is the subject's last one, when the server says it."""
 
     code = "condition.failed"
 
@@ -409,9 +398,7 @@ class Disconnected(Unavailable):
     code = "nats.disconnected"
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what}: the connection to NATS is down; it is being restored", what=what
-        )
+        super().__init__(f"{what}: the connection to NATS is down; it is being restored", what=what)
 
 
 class RunFailed(JetloomError):
@@ -482,9 +469,7 @@ class TaskFailed(JetloomError):
         self.info = ErrorInfo(
             code=code,
             message=message[:DETAIL_CHARACTERS_MAX],
-            error_class=ErrorClass.RATE_LIMITED
-            if retry_after_ms is not None
-            else error_class,
+            error_class=ErrorClass.RATE_LIMITED if retry_after_ms is not None else error_class,
             retry_after_ms=retry_after_ms,
             details=dict(details) if details else None,
         )
@@ -510,9 +495,7 @@ def to_info(error: BaseException) -> ErrorInfo:
     if isinstance(error, JetloomError):
         return error.to_info()
     if isinstance(error, msgspec.ValidationError | msgspec.DecodeError):
-        return ErrorInfo(
-            InvalidInput.code, str(error)[:DETAIL_CHARACTERS_MAX], ErrorClass.TERMINAL
-        )
+        return ErrorInfo(InvalidInput.code, str(error)[:DETAIL_CHARACTERS_MAX], ErrorClass.TERMINAL)
     if isinstance(error, TimeoutError):
         return ErrorInfo(
             "timeout",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import zlib
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
@@ -108,7 +109,9 @@ async def _look(shell: Shell, run: Run, expected: int, nonce: str, error: Except
         tick = shell.tick()
         try:
             tail = await shell.journals.tail(run.id)
-            lines = await shell.journals.read(run.id, after=expected) if tail > expected else []
+            lines: Sequence[Line] = (
+                await shell.journals.read(run.id, after=expected) if tail > expected else ()
+            )
         except (RequestTimeout, Disconnected):
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
