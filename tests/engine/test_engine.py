@@ -422,3 +422,32 @@ async def test_tail_follows_a_run_to_its_end(world: RealWorld) -> None:
     await world.engine("e", LOCAL)
     seen = [line.n async for line in world.client.tail(run)]
     assert seen == [line.n for line in await world.client.journal(run)]
+
+
+async def test_a_task_above_the_limit_fails_by_name(world: RealWorld) -> None:
+    """Outputs that are each legal but too large together for the task that joins them: the step fails and says why."""
+
+    async def grow(context: StepContext, value: JSON) -> JSON:
+        return "x" * 600_000
+
+    steps = (
+        Step("a", uses="do.grow"),
+        Step("b", uses="do.grow"),
+        Step("join", uses="far.join", depends_on=("a", "b")),
+    )
+    await world.register(Definition(id="joined", steps=steps))
+    await world.engine("e", {"do.grow": grow})
+    run = (await world.client.start("joined", {})).run
+    with pytest.raises(RunFailed, match=r"payload\.too_large"):
+        await world.client.result(run, timeout=timedelta(seconds=20))
+
+
+async def test_a_message_that_does_not_fit_a_waiting_steps_schema_fails_the_step(world: RealWorld) -> None:
+    """What a wait takes is checked like any other output; it fails the step, not the engine."""
+    step = Step("w", wait=Wait(message="go"), output_schema={"type": "object", "required": ["ok"]})
+    await world.register(Definition(id="strict", steps=(step,)))
+    await world.engine("e")
+    run = (await world.client.start("strict", {})).run
+    await world.client.message(run, "go", {"not": "it"})
+    with pytest.raises(RunFailed, match=r"schema\.mismatch"):
+        await world.client.result(run, timeout=timedelta(seconds=20))

@@ -28,6 +28,8 @@ PURGE_AFTER = 3600.0
 SNAPSHOT_ENTRIES = 500
 SNAPSHOT_BYTES = 1024 * 1024
 HELD_TIMERS_MAX = 10_000
+HEADER_ROOM = 16 * 1024
+"""Bytes of a message that are left to its headers; above what a task or an event ever has."""
 CACHED_RUNS_MAX = 1_000
 OUTPUTS_AT_ONCE = 64
 """Outputs of one run in flight: a fan-out of 10,000 tasks must not fill the connection's buffer."""

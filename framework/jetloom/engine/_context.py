@@ -11,6 +11,7 @@ from ..errors import PayloadTooLarge
 from ..messages import EmitRequest, Names, check_event_type, decode_plain, encode, through_codec
 from ..transport import Transport
 from ..types import JSON, Actor
+from ._constants import HEADER_ROOM
 from .core import step_of
 
 logger = logging.getLogger("jetloom.step")
@@ -76,6 +77,9 @@ class Context:
         check_event_type(event_type)
         if len(self.emits) >= EMITS_MAX:
             raise PayloadTooLarge(f"the events of step {self.step!r}", len(self.emits) + 1, EMITS_MAX)
+        size, limit = len(encode(payload)), self._transport.server.max_payload - HEADER_ROOM
+        if size > limit:
+            raise PayloadTooLarge(f"event {event_type}", size, limit)
         self.emits.append(EmitRequest(event_type, through_codec(payload), key))
 
     async def heartbeat(self, details: JSON = None) -> None:

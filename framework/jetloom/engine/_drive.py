@@ -359,6 +359,8 @@ class Driver:
         inputs += arrived
         if run.compiled is not None or state.n == 0:
             inputs += [item for item in list(run.ended) if self._still_pending(run, item)]
+            inputs += [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
+            run.unsendable = [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
             inputs += self._due(run)
         if state.parked is not None and state.parked.reason == "definition" and run.compiled is not None:
             inputs.append(Definition())

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum
 
-from ..errors import ConditionFailed, Disconnected, OutcomeUnknown, RequestTimeout
+from ..errors import ConditionFailed, Disconnected, OutcomeUnknown, PayloadTooLarge, RequestTimeout
 from ..messages import (
     H_ATTEMPT,
     H_DEADLINE,
@@ -44,6 +44,7 @@ from .core import (
     SchedulePurge,
     SendTask,
     SetSchedule,
+    Unsendable,
     WithdrawTask,
     derive,
     is_undo,
@@ -124,6 +125,12 @@ async def _send(shell: Shell, run: Run, output: Output, *, ensure: bool, sure: b
                 await _event(shell, run, output)
             case SchedulePurge(ended_at):
                 await _set(shell, run, PURGE_TIMER, ended_at + retention_of(run) + PURGE_AFTER)
+    except PayloadTooLarge as error:
+        # Only a task can be: events are checked before they are journaled. Its attempt fails by name.
+        if isinstance(output, SendTask):
+            run.unsendable.append(Unsendable(output.unit, output.attempt, error.to_info()))
+            run.wake.set()
+        return Done.LATER
     except ConditionFailed:
         shell.count("jetloom_outputs_total", kind=type(output).__name__, outcome="present")
         return Done.DONE

@@ -22,6 +22,7 @@ from .core import (
     Output,
     RunState,
     TakeOver,
+    Unsendable,
     changes,
     elsewhere,
     fold_entry,
@@ -83,6 +84,7 @@ class Run:
         self.messages: dict[str, Message] = {}
         self.ended: list[BodyEnded] = []
         self.taken: list[TakeOver] = []
+        self.unsendable: list[Unsendable] = []
         self.asking: set[str] = set()
         self.bodies: dict[tuple[str, int], Body] = {}
         self.inputs: dict[tuple[str, int], JSON] = {}

@@ -10,7 +10,7 @@ from ..messages import Names
 from ..stores import BlobStore, IndexStore, JournalStore
 from ..telemetry import Metrics
 from ..transport import Transport
-from ._constants import HELD_TIMERS_MAX
+from ._constants import HEADER_ROOM, HELD_TIMERS_MAX
 from ._definitions import Definitions
 from .core import Surroundings
 
@@ -58,6 +58,7 @@ class Shell:
             serves=self.handlers.__contains__,
             random=self.clock.random,
             hold_timers=self.held_timers < HELD_TIMERS_MAX,
+            payload_max=self.transport.server.max_payload - HEADER_ROOM,
         )
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:

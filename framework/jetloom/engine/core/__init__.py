@@ -34,6 +34,7 @@ from ._inputs import (
     Suspected,
     TakeOver,
     TimerDue,
+    Unsendable,
     decode_body,
 )
 from ._outputs import (
@@ -86,6 +87,7 @@ __all__ = [
     "TakeOver",
     "TimerDue",
     "Unit",
+    "Unsendable",
     "WithdrawTask",
     "adopt",
     "advance",

@@ -53,6 +53,7 @@ from ._inputs import (
     Suspected,
     TakeOver,
     TimerDue,
+    Unsendable,
     body_as_json,
     decode_body,
 )
@@ -107,6 +108,9 @@ def _react(draft: Draft, item: Input) -> None:
             _arrived(draft, item)
         case BodyEnded():
             _body_ended(draft, item)
+        case Unsendable(unit, attempt, error):
+            if state.unit(unit).where == "task":
+                _ended(draft, BodyEnded(unit, attempt, error=error))
         case TimerDue(name):
             timer = state.timers.get(name)
             if timer is not None and timer.cover and timer.due <= draft.around.now:

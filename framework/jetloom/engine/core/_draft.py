@@ -48,6 +48,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     """Whether a handler is in this process."""
     random: Callable[[], float]
     hold_timers: bool = True
+    payload_max: int = 1024 * 1024
+    """Bytes of one message's body."""
 
 
 class Frontier:

@@ -49,6 +49,14 @@ class BodyEnded(msgspec.Struct, frozen=True):
     size: int = 0
 
 
+class Unsendable(msgspec.Struct, frozen=True):
+    """The task of this attempt can't be sent: it is above the server's limit."""
+
+    unit: str
+    attempt: int
+    error: ErrorInfo
+
+
 class TimerDue(msgspec.Struct, frozen=True):
     """A timer that this engine holds is due."""
 
@@ -83,7 +91,7 @@ class Release(msgspec.Struct, frozen=True):
     refs: tuple[str, ...]
 
 
-type Input = Arrived | BodyEnded | TimerDue | TakeOver | Suspected | Definition | Release
+type Input = Arrived | BodyEnded | Unsendable | TimerDue | TakeOver | Suspected | Definition | Release
 
 _decoders: dict[str, msgspec.json.Decoder[Start | Result | RunMessage | Cancel | Action]] = {
     "start": msgspec.json.Decoder(Start),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import ErrorInfo
+from ...errors import ErrorInfo, PayloadTooLarge
 from ...messages import Parked, UndoCompleted, UndoFailed, join_name
 from ...types import StepStatus
 from ...workflows import Retry
@@ -10,7 +10,7 @@ from ._draft import Draft, step_of
 from ._inputs import BodyEnded
 from ._retry import delay_seconds, retries
 from ._state import UNDO
-from ._steps import begin, drop_timers_of, emit_events, handler_of
+from ._steps import begin, check_events, drop_timers_of, emit_events, handler_of
 
 
 def plan_of(draft: Draft) -> tuple[str, ...]:
@@ -54,6 +54,11 @@ def _start(draft: Draft, step_id: str, attempt: int) -> None:
 
 
 def undo_ended(draft: Draft, item: BodyEnded) -> None:
+    try:
+        check_events(draft, item.unit, item.emits)
+    except PayloadTooLarge as error:
+        undo_failed(draft, item.unit, item.attempt, error.to_info())
+        return
     emit_events(draft, item.unit, item.emits)
     draft.add(UndoCompleted(step_of(item.unit)))
     drop_timers_of(draft, item.unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ...errors import ErrorInfo, JetloomError
+from ...errors import ErrorInfo, JetloomError, PayloadTooLarge
 from ...messages import (
     EmitRequest,
     Emitted,
@@ -15,6 +15,7 @@ from ...messages import (
     StepStarted,
     TimerDropped,
     UndoStarted,
+    encode,
     escape_token,
     join_name,
 )
@@ -105,15 +106,25 @@ def complete(
             run=draft.run_scope(),
             output=output,
         )
+        wanted = [*emits, *(EmitRequest(kind, payload, key or "") for kind, payload, key in declared)]
+        check_events(draft, step_id, wanted)
     except JetloomError as error:
-        if unit.status is not StepStatus.RUNNING:
+        if unit.status is StepStatus.PENDING:
             raise
         fail(draft, step_id, unit.attempt, error.to_info())
         return
-    wanted = [*emits, *(EmitRequest(kind, payload, key or "") for kind, payload, key in declared)]
     emit_events(draft, step_id, wanted)
     draft.add(StepCompleted(step_id, output, noted=noted))
     drop_timers_of(draft, step_id)
+
+
+def check_events(draft: Draft, unit: str, emits: Sequence[EmitRequest]) -> None:
+    """Raises `PayloadTooLarge`: what is journaled must be publishable, or its run would never come to rest."""
+    limit = draft.around.payload_max
+    for emit in emits:
+        size = len(encode(emit.payload))
+        if size > limit:
+            raise PayloadTooLarge(f"event {emit.type} of {unit!r}", size, limit)
 
 
 def emit_events(draft: Draft, unit: str, emits: Sequence[EmitRequest]) -> None:
