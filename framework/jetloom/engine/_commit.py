@@ -86,8 +86,12 @@ def _own(run: Run, draft: Draft, before: int) -> None:
     """What an accepted own entry means for the messages and outputs at hand."""
     for ref in draft.applied:
         message = run.messages.get(ref)
-        if message is not None:
-            message.hold.mine = True
+        if message is None:
+            continue
+        message.hold.mine = True
+        if message.arrived.address.kind == "poke":
+            # Something may have been lost after it was derived: an earlier derivation says nothing.
+            run.derived, run.owing = False, True
     run.inputs.update(draft.inputs)
     state = run.state if run.state is not None else draft.state
     wanted = wanted_by(state, draft.stamp.n, draft.records)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..errors import Disconnected, JetloomError, RequestTimeout
+from ..errors import Disconnected, JetloomError, OutcomeUnknown, RequestTimeout
 from ..messages import Start, StopNotice, encode
 from ..stores import Line
 from ..types import RunStatus, StepStatus
@@ -70,7 +70,7 @@ class Driver:
             run.wake.clear()
             try:
                 busy = await self._turn(run)
-            except (RequestTimeout, Disconnected):
+            except (RequestTimeout, Disconnected, OutcomeUnknown):
                 # The server is away or has no leader: whatever this turn wanted, the next one will want again.
                 await asyncio.sleep(LOST_CONNECTION_PAUSE)
                 continue
@@ -86,6 +86,8 @@ class Driver:
         if run.hinted:
             run.hinted = False
             await self.refresh(run)
+        if run.compiled is None:
+            await self._find_definition(run)
         self._stop_bodies(run)
         if run.draining:
             return await self._give_back(run)
@@ -94,6 +96,8 @@ class Driver:
         if await self._decide(run):
             return True
         await perform(self._shell, run, now=self._now())
+        if run.owing and run.draft is None and await derive_again(self._shell, run, now=self._now()):
+            run.owing = False
         return await self._conclude(run)
 
     def _now(self) -> float:
@@ -165,7 +169,8 @@ class Driver:
         lines: Sequence[Line] = await shell.journals.read(run.id, after=run.last) if tail else ()
         if run.draft is not None:
             run.reset()
-        if not lines:
+        if not lines or not _follows(run.state, lines[0]):
+            # Expired, and perhaps begun anew under the same id.
             run.lose()
             run.wake.set()
             return
@@ -284,7 +289,8 @@ class Driver:
             return True
         if not draft.records:
             self._forget_inputs(run, inputs[:taken])
-            return True
+            # Offered again they would change nothing again: only what was not taken is worth another turn.
+            return taken < len(inputs)
         if fresh and run.state_tick < 0 and len(inputs) == 1 and self._all_local(run, draft):
             self._begin_head_start(run, draft)
             return True
@@ -293,6 +299,8 @@ class Driver:
     async def _write(self, run: Run, draft: Draft, inputs: list[Input]) -> bool:
         outcome = await commit(self._shell, run, draft)
         if outcome is Outcome.ACCEPTED:
+            if any(isinstance(item, TakeOver) for item in inputs):
+                run.owing = True
             self._after_own_entry(run, draft)
             self._forget_inputs(run, inputs)
         else:
@@ -337,8 +345,9 @@ class Driver:
                 return []
         if run.draining:
             return [item for item in list(run.ended) if self._still_pending(run, item)]
-        inputs: list[Input] = [item for item in run.taken if state.live(item.ref)]
-        run.taken = [item for item in run.taken if state.live(item.ref)]
+        # Only what is still at hand: it may have been taken by another engine since it was asked about.
+        run.taken = [item for item in run.taken if state.live(item.ref) and item.ref in run.messages]
+        inputs: list[Input] = [*run.taken]
         starts: list[Input] = []
         arrived: list[Input] = []
         for message in list(run.messages.values()):
@@ -362,7 +371,10 @@ class Driver:
             inputs += [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
             run.unsendable = [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
             inputs += self._due(run)
-        if state.parked is not None and state.parked.reason == "definition" and run.compiled is not None:
+        # What a definition starts needs a cover; a run without one waits for the poke that brings it.
+        held = inputs or any(state.holds(ref, shell.id) and ref in run.messages for ref in state.covers)
+        parked = state.parked is not None and state.parked.reason == "definition"
+        if parked and held and run.compiled is not None:
             inputs.append(Definition())
         return inputs
 
@@ -530,7 +542,7 @@ class Driver:
     async def _wait(self, run: Run) -> None:
         """Until something arrives, a timer is due, or it is time to look again."""
         state = run.state
-        timeout = RETRY if run.outputs else CHECK
+        timeout = RETRY if run.outputs or run.owing else CHECK
         if run.draft is not None:
             timeout = max(0.0, run.draft_since + LAZY - self._now())
         elif state is not None:
@@ -562,6 +574,13 @@ def _start_of(run: Run) -> Message | None:
         if message.arrived.address.kind == "start":
             return message
     return None
+
+
+def _follows(state: RunState | None, line: Line) -> bool:
+    """Whether an entry continues this state, or replaces it."""
+    if line.snapshot is not None or state is None:
+        return True
+    return line.entry.n == state.n + 1 and line.entry.inc == (state.inc or line.entry.inc)
 
 
 def _unknown(run: Run) -> bool:

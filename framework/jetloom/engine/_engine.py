@@ -309,11 +309,14 @@ class Engine:
         query = _holding.decode(incoming.data)
         run = self._table.get(query.run)
         yes = run is not None and (run.state is None or run.inc == query.inc) and not run.draining
+        # Taken before the answer leaves: the asker gives its delivery up on it, and the run may leave the table
+        # meanwhile.
+        message = self._take_delivery(run, query) if run is not None and yes else None
         await self._reply(incoming.reply, HoldingAnswer(yes))
-        if run is not None and yes:
-            await self._take_delivery(run, query)
+        if run is not None and message is not None:
+            await self._make_sure(run, message)
 
-    async def _take_delivery(self, run: Run, query: HoldingQuery) -> None:
+    def _take_delivery(self, run: Run, query: HoldingQuery) -> Message:
         """The asker gives its delivery up: it is ours now, and sure once a beat that is sent now is confirmed."""
         shell = self._shell
         ref = f"{query.stream}{query.sequence}"
@@ -325,8 +328,12 @@ class Engine:
             run.wake.set()
         message.ack_subject = query.ack_subject
         message.hold.sure_since = -1
+        return message
+
+    async def _make_sure(self, run: Run, message: Message) -> None:
+        shell = self._shell
         sent = shell.clock.monotonic()
-        if await shell.transport.beat_confirmed(query.ack_subject, timeout=ACK_WAIT / 2):
+        if await shell.transport.beat_confirmed(message.ack_subject, timeout=ACK_WAIT / 2):
             message.renew(sent, shell.clock.monotonic(), shell.tick())
         run.wake.set()
 

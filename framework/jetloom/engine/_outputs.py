@@ -146,7 +146,8 @@ async def _task(shell: Shell, run: Run, task: SendTask, *, ensure: bool, sure: b
     state = run.state
     if state is None or not state.pending(task.unit, task.attempt):
         return Done.DONE
-    if not sure:
+    if not sure or run.compiled is None:
+        # Without the definition nobody can say what the input is.
         return Done.LATER
     names, transport = shell.names, shell.transport
     subject = names.task(task.handler, run.id, state.inc, task.unit, task.attempt)

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import ConditionFailed, Disconnected, NoResponders, OutcomeUnknown, RequestTimeout
 from ..lifecycle import TaskSet
 from ..messages import HoldingAnswer, HoldingQuery, Start, copied, encode
-from ..stores import IndexValue
+from ..stores import ACK_WAIT, IndexValue
 from ..types import RunStatus
 from ._commit import Outcome, commit, retention_of
 from ._constants import ADOPT_COUNT, ASK_WAIT, PATIENCE, RETRY
@@ -97,6 +97,9 @@ class Receiver:
         clock = self._shell.clock
         sent = clock.monotonic()
         if not await self._shell.transport.beat_confirmed(message.ack_subject, timeout=ASK_WAIT):
+            return False
+        if clock.monotonic() >= message.basis + ACK_WAIT:
+            # Confirmed too late: somebody else may have been given it before the beat arrived.
             return False
         message.renew(sent, clock.monotonic(), self._shell.tick())
         return True

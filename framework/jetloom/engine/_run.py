@@ -93,6 +93,8 @@ class Run:
         self.sent: set[int] = set()
         """Ordinals of entries whose events are known to be stored; the next entry says so."""
         self.derived = False
+        self.owing = False
+        """Work was taken over here: what its former holder may have left unsent is derived at once, not at the ack."""
         self.doubtful = False
         """Whether no message may be acknowledged before all was derived again."""
         self.draft: Draft | None = None
@@ -134,13 +136,17 @@ class Run:
         self.frontier = None
         if line.entry.by == engine:
             return
-        self.derived = False
+        self.derived, self.index_known = False, False
         if line.snapshot is not None:
             self._doubt()
         for record in line.records:
             if isinstance(record, Held):
                 for ref in (record.cover, *record.instead_of):
                     self.forget(ref)
+        for message in self.messages.values():
+            if not self._live(message.ref):
+                # If it is spent now, this entry made it so, and what that caused is for its writer to send.
+                message.hold.mine = False
 
     def _doubt(self) -> None:
         """A snapshot of another engine may hide entries: own ones, whose outputs nobody sent, and takeovers."""
