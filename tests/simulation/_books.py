@@ -81,7 +81,8 @@ class Books:
             _raise(code)
         if not undo:
             for index in range(int(_number(plan.get("e")))):
-                context.emit("sim.thing.happened", {"run": context.run, "step": unit, "index": index})
+                pad = "x" * int(_number(plan.get("pad")))
+                context.emit("sim.thing.happened", {"step": unit, "index": index, "pad": pad})
         return {"step": unit, "attempt": context.attempt}
 
 

@@ -85,7 +85,14 @@ class Checks:
                 self._held(truth, before, record)
             case StepStarted() | UndoStarted():
                 self._started(truth, before, entry, records, record)
-            case StepCompleted() | StepFailed() | StepSkipped() | StepUnknown() | UndoCompleted() | UndoFailed():
+            case (
+                StepCompleted()
+                | StepFailed()
+                | StepSkipped()
+                | StepUnknown()
+                | UndoCompleted()
+                | UndoFailed()
+            ):
                 self._ended(truth, entry, record)
             case TimerSet():
                 if record.name in truth.timers:
@@ -128,7 +135,9 @@ class Checks:
         if message is None or message.address.run != truth.run:
             world.violate("I3", f"{truth.run}: {record.cover} is no message of this run")
         elif before.n and (elsewhere(before, message) or not changes(before, message)):
-            world.violate("I3", f"{truth.run}: new work under {record.cover}, which this entry does not apply")
+            world.violate(
+                "I3", f"{truth.run}: new work under {record.cover}, which this entry does not apply"
+            )
         elif before.n == 0 and message.address.kind != "start":
             world.violate("I3", f"{truth.run}: its first entry is covered by a {message.address.kind}")
 
@@ -286,9 +295,7 @@ class Checks:
         if address is None:
             return
         world.note(f"server drops task {address.run} {address.step}/{address.attempt}")
-        result = world.names.result(
-            address.run, address.handler, address.inc, address.step, address.attempt
-        )
+        result = world.names.result(address.run, address.handler, address.inc, address.step, address.attempt)
         state = world.ledger.truth(address.run).state
         wanted = state.pending(address.step, address.attempt) and state.phase != "settling"
         if result not in world.ledger.results and wanted:
@@ -348,7 +355,9 @@ class Checks:
         if engine is None or known is None or known.state is None or known.draft is not None:
             return
         if not known.state.holds(known.state.unit(unit).cover, engine.id):
-            world.violate("I13", f"{run}: {process} starts {unit}/{attempt} under a cover that it does not hold")
+            world.violate(
+                "I13", f"{run}: {process} starts {unit}/{attempt} under a cover that it does not hold"
+            )
         del state
 
     # -- I2: what engines believe

@@ -82,7 +82,9 @@ def _many(first: int, count: int, jobs: int, keep_going: bool) -> int:
             names[verdict.broken] += 1
             if len(broken) <= SHOWN:
                 print(_line(verdict), flush=True)
-                print(f"  again: .venv/bin/python -m tests.simulation --seed {verdict.seed} --trace", flush=True)
+                print(
+                    f"  again: .venv/bin/python -m tests.simulation --seed {verdict.seed} --trace", flush=True
+                )
             if len(broken) >= SHOWN and not keep_going:
                 break
         if done % 100 == 0:

@@ -91,9 +91,14 @@ def _retry(draw: Random) -> Retry:
 def _plan(draw: Random, trouble: float) -> dict[str, JSON]:
     plan: dict[str, JSON] = {"d": [_duration(draw), _duration(draw), _duration(draw)]}
     if draw.random() < trouble:
-        plan["f"] = [draw.choice(("retry", "retry", "limited", "terminal")) for _ in range(draw.randint(1, 4))]
+        plan["f"] = [
+            draw.choice(("retry", "retry", "limited", "terminal")) for _ in range(draw.randint(1, 4))
+        ]
     if draw.random() < 0.4:
         plan["e"] = draw.randint(1, 3)
+    if draw.random() < 0.02:
+        # Above half of the smallest payload that a universe allows: the entry's records go to a blob.
+        plan["e"], plan["pad"] = 5, 9_000
     return plan
 
 

@@ -190,7 +190,9 @@ class Ledger:
         snapshot = records[0] if records and isinstance(records[0], Snapshot) else None
         own = records[1:] if snapshot is not None else records
         kinds = " ".join(str(record.__struct_config__.tag) for record in records)
-        self.world.note(f"journal {run} {entry.n} by {entry.by.rpartition('-')[0]} #{message.sequence}: {kinds}")
+        self.world.note(
+            f"journal {run} {entry.n} by {entry.by.rpartition('-')[0]} #{message.sequence}: {kinds}"
+        )
         if truth.last and entry.n <= truth.state.n:
             self.world.violate("I2", f"{run}: entry {entry.n} after {truth.state.n}")
             return

@@ -71,7 +71,7 @@ def draw_style(draw: Random) -> Style:
         robberies=int(draw.random() < 0.06),
         capacity=draw.choice((1000, 1000, 1000, 1)),
         snapshot_entries=draw.choice((500, 3, 6)),
-        max_payload=draw.choice((1_048_576, 1_048_576, 1_048_576, 16_384)),
+        max_payload=draw.choice((1_048_576, 1_048_576, 1_048_576, 81_920)),
         partial_handlers=draw.random() < 0.2,
         sweep=draw.random() < 0.15,
         rates=rates,

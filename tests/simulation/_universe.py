@@ -58,7 +58,9 @@ class Verdict(msgspec.Struct, frozen=True):
 class Deed:
     """Something that a client is to do at a time; it is done when it was done once, by whichever process."""
 
-    def __init__(self, at: float, what: str, act: Callable[[Client], Coroutine[object, object, None]]) -> None:
+    def __init__(
+        self, at: float, what: str, act: Callable[[Client], Coroutine[object, object, None]]
+    ) -> None:
         self.at = at
         self.what = what
         self.act = act
@@ -120,7 +122,9 @@ class Universe:
             at = draw.random() * end * 0.4
             workflow = draw.choice(self.definitions).id
             run = f"run-{index}" if draw.random() < 0.7 else ""
-            self._add(draw, at, f"starts {run or 'a run'} of {workflow}", self._start(run, workflow, {"x": index}))
+            self._add(
+                draw, at, f"starts {run or 'a run'} of {workflow}", self._start(run, workflow, {"x": index})
+            )
             if not run:
                 continue
             if draw.random() < 0.3:
@@ -142,7 +146,9 @@ class Universe:
                 name, identity = f"go{draw.randint(0, 1)}", f"id{draw.randint(0, 2)}"
                 for again in range(draw.choice((1, 1, 2))):
                     later = at + again * draw.random() * 2
-                    self._add(draw, later, f"sends {name}.{identity} to {run}", self._message(run, name, identity))
+                    self._add(
+                        draw, later, f"sends {name}.{identity} to {run}", self._message(run, name, identity)
+                    )
             case "cancel":
                 compensate = draw.choice((None, None, True, False))
 
@@ -302,11 +308,15 @@ class Universe:
     def _left(self) -> list[str]:
         """What is not over yet."""
         world, ledger = self.world, self.world.ledger
-        left = [f"{base} has deeds to do" for base, deeds in self.deeds.items() if any(not d.done for d in deeds)]
+        left = [
+            f"{base} has deeds to do" for base, deeds in self.deeds.items() if any(not d.done for d in deeds)
+        ]
         for run in sorted(ledger.started):
             truth = ledger.truths.get(run)
             if truth is None or truth.state.finished is None:
-                where = "has no journal" if truth is None else f"is {truth.state.status.value} at {truth.state.n}"
+                where = (
+                    "has no journal" if truth is None else f"is {truth.state.status.value} at {truth.state.n}"
+                )
                 left.append(f"{run} {where}")
         for name, stream in (("mailbox", ledger.mailbox), ("tasks", ledger.tasks)):
             left += [f"{name} holds {message.subject}" for message in stream.messages.values()]
@@ -335,7 +345,9 @@ class Universe:
             )
             excused = world.sent_late or f"{run} *" in ledger.robbed
             if len(executions) - 1 > again and not excused:
-                world.violate("I7", f"{run}: {unit}/{number} ran {len(executions)} times, {again} redeliveries")
+                world.violate(
+                    "I7", f"{run}: {unit}/{number} ran {len(executions)} times, {again} redeliveries"
+                )
 
     def _events(self, truth: Truth) -> None:
         world, ledger, names = self.world, self.world.ledger, self.world.names

@@ -18,7 +18,7 @@ from jetloom.engine.core import RunState
 from jetloom.errors import JetloomError, OutcomeUnknown
 from jetloom.messages import Names
 from jetloom.runtime import StepHandler
-from jetloom.stores import namespace_assets, task_consumer
+from jetloom.stores import _blobs, namespace_assets, task_consumer
 from jetloom.testing import PROCESS, VirtualClock, VirtualLoop
 from jetloom.transport import MemoryServer
 from jetloom.workflows import Definition, compile_definition
@@ -329,6 +329,8 @@ def watched(world: World) -> Iterator[None]:
     try:
         with (
             patch.object(_commit, "SNAPSHOT_ENTRIES", world.style.snapshot_entries),
+            # Small enough for the smallest payload, and for blobs of several chunks.
+            patch.object(_blobs, "CHUNK", 16_384),
             patch.object(Executor, "start", _watched_start(Executor.start)),
         ):
             yield
