@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,6 +136,7 @@ class App:
         self._clock = clock
         self._names = Names(settings.namespace, settings.shards)
         self._metrics = Metrics()
+        self._metrics.gauge("jetloom_build_info", version=version("jetloom")).set(1)
         self._parts: list[tuple[str, Callable[[float], Awaitable[None]]]] = []
         self._kill: Callable[[], None] | None = None
         self._summary: Summary | None = None

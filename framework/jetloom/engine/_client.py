@@ -140,20 +140,22 @@ class Client:
             if first_and_new:
                 headers[H_NEW] = "1"
             try:
-                appended = await self._transport.append(subject, data, headers=headers, expected=0)
-            except ConditionFailed:
-                found = await self._existing(run, body)
-                if found is not None:
-                    return found
-                continue
-            except OutcomeUnknown:
+                try:
+                    appended = await self._transport.append(subject, data, headers=headers, expected=0)
+                except ConditionFailed:
+                    found = await self._existing(run, body)
+                    if found is not None:
+                        return found
+                    continue
+                if first_and_new:
+                    return Started(run, appended.sequence, True)
+                # A start leaves the mailbox only after the journal holds it, so this look is sound.
+                state = await self._fold(run)
+            except (OutcomeUnknown, RequestTimeout, Disconnected):
+                # The same nonce again tells this start from another's, whatever became of it.
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, PAUSE_MAX)
                 continue
-            if first_and_new:
-                return Started(run, appended.sequence, True)
-            # A start leaves the mailbox only after the journal holds it, so this look is sound.
-            state = await self._fold(run)
             if state.n == 0 or state.inc == appended.sequence:
                 return Started(run, appended.sequence, True)
             return self._answer(run, body, state)

@@ -44,6 +44,7 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
     nonce, data = shell.clock.token(), encode(entry)
     pause = FIRST_PAUSE
     while True:
+        began = shell.clock.monotonic()
         try:
             sequence = await shell.journals.append(
                 run.id, data, expected=expected, nonce=nonce, rollup=rollup, ttl=ttl
@@ -60,6 +61,7 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
                 return verdict
         else:
             shell.count("jetloom_appends_total", outcome="accepted")
+            shell.observe("jetloom_append_duration_seconds", shell.clock.monotonic() - began)
             _accepted(run, Line(sequence, nonce, entry, _own_records(entry, draft), data), draft, before)
             return Outcome.ACCEPTED
         await asyncio.sleep(pause)

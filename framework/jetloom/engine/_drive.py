@@ -276,6 +276,7 @@ class Driver:
         else:
             draft.around_now(around)
         fresh = state.n == 0 and not draft.records
+        self._observe_lateness(state, inputs, around.now)
         start = _start_of(run)
         if fresh and run.state_tick < 0 and not (start is not None and start.sure(self._now())):
             # It was sure when nothing was read for its sake; the definition's reading took too long.
@@ -412,6 +413,15 @@ class Driver:
             and timer.cover in run.messages
             and state.holds(timer.cover, self._shell.id)
         ]
+
+    def _observe_lateness(self, state: RunState, inputs: list[Input], now: float) -> None:
+        for item in inputs:
+            name = item.name if isinstance(item, TimerDue) else ""
+            if isinstance(item, Arrived) and item.address.kind == "wake":
+                name = item.address.name
+            timer = state.timers.get(name)
+            if timer is not None:
+                self._shell.observe("jetloom_wake_lateness_seconds", max(0.0, now - timer.due))
 
     def _forget_inputs(self, run: Run, inputs: list[Input]) -> None:
         for item in inputs:

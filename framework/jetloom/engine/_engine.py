@@ -22,6 +22,7 @@ from ..messages import (
     StopNotice,
     encode,
 )
+from ..stores import NewerVersion
 from ..telemetry import Metrics
 from ..transport import Delivery, Incoming, Pull, Subscription, Transport
 from ._api import api_service
@@ -45,6 +46,7 @@ _settled = msgspec.json.Decoder(SettledQuery)
 _notice = msgspec.json.Decoder(StopNotice)
 
 STEERING_BATCH = 100
+NEWER_PAUSE = 5.0
 
 
 class Engine:
@@ -76,7 +78,7 @@ class Engine:
         self._replies = TaskSet("reply", metrics)
         self._supervisor = Supervisor(metrics)
         self._receiver = Receiver(self._shell, self._asks)
-        self._driver = Driver(self._shell, Executor(clock, self._bodies), self._receiver)
+        self._driver = Driver(self._shell, Executor(clock, self._bodies, metrics), self._receiver)
         self._sweeper = Sweeper(self._shell) if sweep else None
         self._pulls: list[Pull] = []
         self._subscriptions: list[Subscription] = []
@@ -233,6 +235,15 @@ class Engine:
                 if run.idle:
                     # In the same turn of the event loop: whatever arrives from here on begins anew.
                     break
+        except NewerVersion:
+            # For a newer engine, which the server finds if this one does not keep asking.
+            for body in run.bodies.values():
+                body.cancel(lost=True)
+            for message in list(run.messages.values()):
+                await self._receiver.nak(run, message, NEWER_PAUSE)
+            if self._table.get(run.id) is run:
+                del self._table[run.id]
+            return
         except Exception as error:
             logger.error("driving a run failed", extra={"run": run.id}, exc_info=error)
             self._shell.count("jetloom_task_failures_total", task="drive")
@@ -270,7 +281,8 @@ class Engine:
     async def _beat_loop(self) -> None:
         while True:
             await asyncio.sleep(BEAT)
-            await self.beat()
+            # Not awaited: one consumer without a leader must not delay the beats of the others.
+            self._replies.spawn(self.beat())
 
     async def beat(self) -> None:
         """Beats for every sure message held longer than BEAT. Each consumer's last beat is a question: its answer
@@ -287,6 +299,8 @@ class Engine:
                 if now - message.basis >= BEAT / 2:
                     groups.setdefault(_consumer_of(message.ack_subject), []).append(message)
             self._unsure += unsure
+        self._shell.held_timers = sum(run.held_timers for run in self._table.values())
+        self._shell.gauge("jetloom_held_runs", len(self._table))
         await asyncio.gather(*(self._beat_group(group, now) for group in groups.values()))
 
     async def _beat_group(self, messages: list[Message], sent: float) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..clock import Clock
 from ..errors import StepTimeout, to_info
 from ..lifecycle import TaskSet
 from ..messages import through_codec
+from ..telemetry import Metrics
 from ..types import JSON
 from .core import BodyEnded
 
@@ -42,9 +44,10 @@ class Body:
 class Executor:
     """Starts bodies; hands what they end with to `report`, unless they are lost."""
 
-    def __init__(self, clock: Clock, tasks: TaskSet) -> None:
+    def __init__(self, clock: Clock, tasks: TaskSet, metrics: Metrics | None = None) -> None:
         self._clock = clock
         self._tasks = tasks
+        self._metrics = metrics
 
     def start(
         self,
@@ -68,7 +71,41 @@ class Executor:
         report: Callable[[Body, BodyEnded], None],
     ) -> None:
         seconds = None if deadline is None else max(0.0, deadline - self._clock.now())
-        report(body, await run_body(lambda: handler.function(context, value), context, seconds, body))
+        with measured(self._metrics, self._clock, handler.name) as measure:
+            ended = await run_body(lambda: handler.function(context, value), context, seconds, body)
+            measure.outcome = outcome_of(ended)
+        report(body, ended)
+
+
+class Measure:
+    """What one attempt came to, for the metrics."""
+
+    def __init__(self) -> None:
+        self.outcome = "cancelled"
+
+
+@contextmanager
+def measured(metrics: Metrics | None, clock: Clock, handler: str) -> Generator[Measure]:
+    """Counts one attempt of a body, here or in a worker."""
+    measure, began = Measure(), clock.monotonic()
+    if metrics is None:
+        yield measure
+        return
+    active = metrics.gauge("jetloom_active_steps")
+    active.inc()
+    try:
+        yield measure
+    finally:
+        active.dec()
+        metrics.counter("jetloom_steps_total", handler=handler, outcome=measure.outcome).inc()
+        metrics.histogram("jetloom_step_duration_seconds", handler=handler).observe(clock.monotonic() - began)
+
+
+def outcome_of(ended: BodyEnded) -> str:
+    """The metric's word for how an attempt ended."""
+    if ended.cancelled:
+        return "cancelled"
+    return "failed" if ended.error is not None else "completed"
 
 
 async def run_body(

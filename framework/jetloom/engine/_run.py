@@ -125,6 +125,12 @@ class Run:
             or self.draft
         )
 
+    @property
+    def held_timers(self) -> int:
+        """Timers that wait in this process' memory."""
+        state = self.state
+        return sum(1 for timer in state.timers.values() if timer.cover) if state is not None else 0
+
     def fold(self, line: Line, engine: str) -> None:
         """Folds another entry. What an entry of another engine takes from this one is forgotten here."""
         state = self.state if self.state is not None else RunState(self.id)

@@ -65,6 +65,10 @@ class Shell:
         if self.metrics is not None:
             self.metrics.counter(name, **labels).inc(amount)
 
+    def gauge(self, name: str, value: float) -> None:
+        if self.metrics is not None:
+            self.metrics.gauge(name).set(value)
+
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         if self.metrics is not None:
             self.metrics.histogram(name, **labels).observe(seconds)

@@ -123,6 +123,7 @@ class Sweeper:
         for name, unit in state.iter_attempts("task"):
             if state.phase == "settling":
                 continue
+            await self._count_unserved(unit.handler)
             task = names.task(unit.handler, state.run, state.inc, name, unit.attempt)
             result = names.result(state.run, unit.handler, state.inc, name, unit.attempt)
             if (
@@ -145,6 +146,13 @@ class Sweeper:
             found = await shell.definitions.find(state.started.workflow, state.started.fingerprint)
             return found is not None
         return False
+
+    async def _count_unserved(self, handler: str) -> None:
+        """A task that waits while nobody pulls its handler's tasks is no error, but somebody should know."""
+        names = self._shell.names
+        found = await self._shell.transport.consumer_state(names.tasks_stream, names.task_consumer(handler))
+        if found is None or (found.waiting == 0 and found.unacknowledged == 0):
+            self._shell.count("jetloom_unserved_tasks_total", handler=handler)
 
     # -- purge
     async def purge(self, address: MailboxAddress, delivery: Delivery) -> None:

@@ -18,6 +18,7 @@ from ..errors import (
     NoResponders,
     OutcomeUnknown,
     PayloadTooLarge,
+    Refused,
     RequestTimeout,
 )
 from ..lifecycle import TaskSet
@@ -41,7 +42,7 @@ from ..transport import Beater, Delivery, Incoming, Pull, Subscription, Transpor
 from ..types import SYSTEM, Actor
 from ._constants import PULL_EXPIRY
 from ._context import Context
-from ._executor import Body, run_body
+from ._executor import Body, measured, outcome_of, run_body
 from .core import DELIVERIES_MAX
 
 if TYPE_CHECKING:
@@ -218,15 +219,15 @@ class Worker:
         )
         handler, body = self._handlers[address.handler], Body()
         key = (address.run, address.inc, address.step, address.attempt)
-        began = self._clock.monotonic()
         body.task = asyncio.current_task()
         self._bodies[key] = body
         seconds = None if deadline is None else max(0.0, deadline - self._clock.now())
         try:
-            ended = await run_body(lambda: handler.function(context, task.input), context, seconds, body)
+            with measured(self._metrics, self._clock, address.handler) as measure:
+                ended = await run_body(lambda: handler.function(context, task.input), context, seconds, body)
+                measure.outcome = outcome_of(ended)
         finally:
             del self._bodies[key]
-        self._observe(address.handler, began, "failed" if ended.error is not None else "completed")
         if body.lost:
             return None
         if ended.cancelled:
@@ -249,14 +250,9 @@ class Worker:
                 return True
             except PayloadTooLarge as error:
                 result = Result("error", error=error.to_info())
-            except OutcomeUnknown:
-                # A copy that is still stored refuses this one; a consumed one is told apart by the fold.
+            except (OutcomeUnknown, Refused):
+                # A copy that is still stored refuses this one; a consumed one is told apart by the fold. Refused: the
+                # mailbox is full, and running the body again would not make room.
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, PAUSE_MAX)
         return False
-
-    def _observe(self, handler: str, began: float, outcome: str) -> None:
-        if self._metrics is not None:
-            seconds = self._clock.monotonic() - began
-            self._metrics.counter("jetloom_steps_total", handler=handler, outcome=outcome).inc()
-            self._metrics.histogram("jetloom_step_duration_seconds", handler=handler).observe(seconds)

@@ -144,6 +144,11 @@ def _arrived(draft: Draft, item: Arrived) -> None:
     if draft.compiled is None and item.address.kind not in ("poke", "cancel"):
         _defer(draft, item)
         return
+    if draft.compiled is not None and state.parked is not None and state.parked.reason == "definition":
+        # What waited came first; and no decision of a person may end the waiting in its place.
+        _definition_came(draft)
+        if not changes(state, item):
+            return
     _apply_message(draft, item)
 
 
@@ -187,11 +192,16 @@ def _run_started(draft: Draft, start: Start) -> RunStarted:
 
 def _drive(draft: Draft) -> None:
     draft.add(Driven())
-    started, now = draft.state.started, draft.around.now
     if draft.compiled is None:
         draft.add(Parked("definition"))
         return
-    if started is None:
+    _set_out(draft)
+
+
+def _set_out(draft: Draft) -> None:
+    """What a run begins with once its definition is known: its timers, and the check of its input."""
+    started, now = draft.state.started, draft.around.now
+    if started is None or draft.compiled is None:
         return
     definition = draft.compiled.definition
     timeout = started.timeout if started.timeout is not None else definition.timeout
@@ -220,6 +230,9 @@ def _definition_came(draft: Draft) -> None:
         return
     deferred = list(state.deferred)
     draft.add(Continued())
+    if draft.compiled is not None and state.phase == "open" and not state.steps and not state.timers:
+        # It was driven by an engine that did not know the definition.
+        _set_out(draft)
     for record in deferred:
         address = MailboxAddress(**msgspec.json.decode(record.subject))
         item = Arrived(record.message, 0, address, decode_body(address, encode(record.body)))
