@@ -1,4 +1,7 @@
-"""Runs universes: `python -m tests.simulation --universes N [--first SEED] [--jobs 2]`, `--seed S [--trace]`, `--planted`."""
+"""Runs universes: `python -m tests.simulation --universes N [--first SEED] [--jobs 2]`.
+
+`--seed S [--trace]` repeats one; `--planted [NAME]` hunts for planted bugs.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ def _step(
     if draw.random() < sagas:
         uses = draw.choice(REMOTE if draw.random() < remote else LOCAL)
         saga = Saga(uses, is_critical=draw.random() < 0.3, retry=_retry(draw))
-        plan["u"] = ["retry"] * draw.choice((0, 0, 0, 1, 2, 4))
+        failures: list[JSON] = ["retry"] * draw.choice((0, 0, 0, 1, 2, 4))
+        plan["u"] = failures
     return Step(
         step_id,
         depends_on=after,

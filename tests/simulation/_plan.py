@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Style(msgspec.Struct, frozen=True, kw_only=True):
-    """What a universe is like. Chances are per operation that leaves a process; aimed ones are `aim` times as likely."""
+    """What a universe is like. Chances are per operation of a process; aimed ones are `aim` times as likely."""
 
     engines: int = 2
     workers: int = 1

@@ -2,12 +2,10 @@
 
 Each is a set of patches on the engine's functions, in force for one universe.
 """
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -34,10 +32,10 @@ type Plant = Callable[[], AbstractContextManager[object]]
 PLANTED: dict[str, Plant] = {}
 
 
-def planted(name: str) -> Callable[[Callable[[], Iterator[None]]], Plant]:
+def planted(name: str) -> Callable[[Callable[[], Generator[None]]], Plant]:
     """Registers a planted bug; the function it decorates is in force between its start and its yield's return."""
 
-    def register(function: Callable[[], Iterator[None]]) -> Plant:
+    def register(function: Callable[[], Generator[None]]) -> Plant:
         PLANTED[name] = contextmanager(function)
         return PLANTED[name]
 
@@ -55,7 +53,7 @@ def hunt(name: str, limit: int, first: int = 1) -> Verdict | None:
 
 
 @contextmanager
-def _patched(*patches: tuple[object, str, object]) -> Iterator[None]:
+def _patched(*patches: tuple[object, str, object]) -> Generator[None]:
     with ExitStack() as stack:
         for target, attribute, value in patches:
             stack.enter_context(patch.object(target, attribute, value))
@@ -64,7 +62,7 @@ def _patched(*patches: tuple[object, str, object]) -> Iterator[None]:
 
 # -- the rules of covers and acknowledgements
 @planted("cover rule")
-def _cover_rule() -> Iterator[None]:
+def _cover_rule() -> Generator[None]:
     """Any message at hand covers new work, also one that this entry does not apply."""
     lawful = Draft.cover
 
@@ -82,9 +80,13 @@ def _cover_rule() -> Iterator[None]:
 
 
 @planted("leader read before an ack")
-def _leader_read() -> Iterator[None]:
+def _leader_read() -> Generator[None]:
     """A message is acknowledged on whatever state is at hand, however old."""
-    with _patched((_covers, "current", lambda *_: True)):
+
+    def current(*_: object) -> bool:
+        return True
+
+    with _patched((_covers, "current", current)):
         yield
 
 
@@ -98,14 +100,14 @@ def _may_ack(**forced: bool) -> Callable[..., str]:
 
 
 @planted("V before an ack")
-def _derive_before_ack() -> Iterator[None]:
+def _derive_before_ack() -> Generator[None]:
     """What is spent is acknowledged without looking whether all that it caused exists."""
     with _patched((_drive, "may_ack", _may_ack(derived=True))):
         yield
 
 
 @planted("V at resume")
-def _derive_at_resume() -> Iterator[None]:
+def _derive_at_resume() -> Generator[None]:
     """Who takes a cover over takes it for its own doing from the beginning."""
     lawful = _commit._accepted
 
@@ -120,18 +122,21 @@ def _derive_at_resume() -> Iterator[None]:
 
 
 @planted("dropping results under a lost cover")
-def _lost_cover() -> Iterator[None]:
+def _lost_cover() -> Generator[None]:
     """A body whose cover moved on goes on, and its result counts."""
 
     def body_ended(draft: Draft, item: Any) -> None:
         _decide._ended(draft, item)
 
-    with _patched((_drive.Driver, "_stop_bodies", lambda *_: None), (_decide, "_body_ended", body_ended)):
+    def stop_bodies(*_: object) -> None:
+        return
+
+    with _patched((_drive.Driver, "_stop_bodies", stop_bodies), (_decide, "_body_ended", body_ended)):
         yield
 
 
 @planted("nonce check")
-def _nonce() -> Iterator[None]:
+def _nonce() -> Generator[None]:
     """An unknown outcome counts as accepted as soon as anything stands behind the expected entry."""
     lawful = _commit._look
 
@@ -145,7 +150,7 @@ def _nonce() -> Iterator[None]:
 
 
 @planted("sureness")
-def _sureness() -> Iterator[None]:
+def _sureness() -> Generator[None]:
     """A held message counts as ours however long ago the server last heard of it."""
 
     def sure(self: Message, now: float) -> bool:
@@ -157,7 +162,7 @@ def _sureness() -> Iterator[None]:
 
 
 @planted("a worker's settled")
-def _settled() -> Iterator[None]:
+def _settled() -> Generator[None]:
     """A worker runs whatever is delivered again, without asking whether it was answered."""
 
     async def settled(*_: object) -> bool:
@@ -168,7 +173,7 @@ def _settled() -> Iterator[None]:
 
 
 @planted("poked")
-def _poked() -> Iterator[None]:
+def _poked() -> Generator[None]:
     """A poke that finds nothing to do is acknowledged without a record of it."""
     lawful_apply, lawful_standing = _decide._apply_message, _drive.standing
 
@@ -204,27 +209,31 @@ _LOOKED: set[tuple[str, str]] = set()
 
 # -- writing
 @planted("no expected sequence")
-def _no_expected() -> Iterator[None]:
+def _no_expected() -> Generator[None]:
     """An entry is appended whatever was written in between."""
-    lawful = JournalStore.append
+    lawful: Callable[..., Any] = JournalStore.append
 
-    async def append(self: JournalStore, run: str, data: bytes, **named: Any) -> int:
-        return await lawful(self, run, data, **{**named, "expected": None})
+    async def append(self: JournalStore, run: str, data: bytes, **named: object) -> int:
+        return int(await lawful(self, run, data, **{**named, "expected": None}))
 
     with _patched((JournalStore, "append", append)):
         yield
 
 
 @planted("undo in the wrong order")
-def _undo_order() -> Iterator[None]:
+def _undo_order() -> Generator[None]:
     """Steps are undone in the order in which they completed."""
     lawful = _saga.plan_of
-    with _patched((_decide, "plan_of", lambda draft: lawful(draft)[::-1])):
+
+    def plan_of(draft: Draft) -> tuple[str, ...]:
+        return lawful(draft)[::-1]
+
+    with _patched((_decide, "plan_of", plan_of)):
         yield
 
 
 @planted("a timer's name used twice")
-def _timer_name() -> Iterator[None]:
+def _timer_name() -> Generator[None]:
     """A retry's timer is named by its step alone."""
 
     def name(*parts: str | int) -> str:
@@ -235,7 +244,7 @@ def _timer_name() -> Iterator[None]:
 
 
 @planted("ack before the outputs")
-def _ack_first() -> Iterator[None]:
+def _ack_first() -> Generator[None]:
     """What an entry made spent is acknowledged before what the entry promised exists."""
     lawful = _drive.perform
 
@@ -253,7 +262,7 @@ def _ack_first() -> Iterator[None]:
 
 # -- of our own
 @planted("a lost answer's outputs")
-def _lost_answer() -> Iterator[None]:
+def _lost_answer() -> Generator[None]:
     """An append that is found by its nonce is taken for done, its tasks, timers and events included."""
     lawful = _commit._look
 
@@ -281,7 +290,7 @@ _FOUND: set[int] = set()
 
 
 @planted("events without a marker")
-def _markers() -> Iterator[None]:
+def _markers() -> Generator[None]:
     """An event is published again whenever it is not known to exist."""
 
     async def event(shell: Shell, run: Run, output: PublishEvent) -> None:
@@ -295,7 +304,7 @@ def _markers() -> Iterator[None]:
 
 
 @planted("message ids forgotten")
-def _message_ids() -> Iterator[None]:
+def _message_ids() -> Generator[None]:
     """A message that comes again is another message."""
     lawful = _covers.changes
 
@@ -311,7 +320,7 @@ def _message_ids() -> Iterator[None]:
 
 
 @planted("the waiting start answers")
-def _waiting_start() -> Iterator[None]:
+def _waiting_start() -> Generator[None]:
     """A client believes a stored start, though the journal has another incarnation."""
 
     async def existing(self: Client, run: str, body: Start) -> Any:
@@ -326,7 +335,7 @@ def _waiting_start() -> Iterator[None]:
 
 
 @planted("unknown runs swallow messages")
-def _no_dead_letter() -> Iterator[None]:
+def _no_dead_letter() -> Generator[None]:
     """What nobody can apply is acknowledged and gone."""
 
     async def dead_letter(*_: object) -> None:
@@ -337,7 +346,7 @@ def _no_dead_letter() -> Iterator[None]:
 
 
 @planted("a resume without a record")
-def _silent_resume() -> Iterator[None]:
+def _silent_resume() -> Generator[None]:
     """Who takes a cover over believes itself its holder, and does not say so in the journal."""
     lawful = _decide._take_over
 

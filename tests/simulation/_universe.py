@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jetloom.engine._run import Run
 
 PATIENCE = 240.0
-"""Virtual seconds after the faults in which every run must end: above ack waits, graces, retries and sweeps together."""
+"""Virtual seconds after the faults in which every run must end: above ack waits, graces, retries, sweeps together."""
 STEP = 0.5
 
 

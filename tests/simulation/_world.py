@@ -1,5 +1,4 @@
 """A universe's machinery: processes on virtual time, a memory server, and what may happen to them."""
-# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from tests.simulation._ledger import Ledger
 from tests.simulation._plan import Plan, Style
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from jetloom.engine._context import Context
     from jetloom.transport import MemoryTransport
@@ -317,7 +316,7 @@ def _watched_start(original: Callable[..., object]) -> Callable[..., object]:
 
 
 @contextmanager
-def watched(world: World) -> Iterator[None]:
+def watched(world: World) -> Generator[None]:
     """Hangs the universe's eyes into the engine."""
     handler = _Errors(logging.ERROR)
     logger = logging.getLogger("jetloom")

@@ -70,7 +70,7 @@ def test_3_a_cancel_that_ends_the_waits_under_a_cover_does_not_make_its_ack_safe
 
 
 def test_4_a_derivation_is_void_once_another_engine_wrote() -> None:
-    """An engine has derived; another takes over, journals a task and freezes before it sends it: the cover comes back."""
+    """An engine has derived; another takes over, journals a task and freezes before it sends it."""
 
     class Scene(Stage):
         async def play(self) -> None:
