@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from jetloom.messages import Result, encode
+from jetloom.messages import Result, Start, encode, input_hash
 from jetloom.runtime import StepContext
 from jetloom.types import JSON
 from jetloom.workflows import Definition, Step, Wait
 from tests.engine.world import World, play
 
+BEFORE_A_SWEEP = 45.0
+"""Above the time for which the stream of tasks remembers what it held, below that of two sweeps."""
 REMOTE = Definition(id="remote", steps=(Step("a", uses="far"),))
 LOCAL = Definition(id="local", steps=(Step("a", uses="near"),))
 
@@ -55,10 +57,10 @@ def test_a_poke_sends_a_lost_task_again_although_all_was_derived_before() -> Non
             return await world.transport.last(names.tasks_stream, subject) is not None
 
         for _ in range(2):
-            await world.until("the task is stored", stored)
+            await world.until("the task is stored", stored, seconds=BEFORE_A_SWEEP)
             await world.transport.purge(names.tasks_stream, subject)
             await world.transport.append(names.poke(started.run), b"", expected=0)
-        await world.until("the task is stored again", stored)
+        await world.until("the task is stored again", stored, seconds=BEFORE_A_SWEEP)
         result = names.result(started.run, "far", started.inc, "a", 1)
         await world.transport.append(result, encode(Result("ok", output="done")), expected=0)
         assert await world.result(started.run) == "done"
@@ -91,7 +93,7 @@ def test_a_takeover_sends_what_its_dead_engine_did_not() -> None:
         # As if it had died a moment earlier.
         await world.transport.purge(names.tasks_stream, subject)
         await world.engine("e2", {"near": waits})
-        await world.until("the takeover sent the task", stored)
+        await world.until("the takeover sent the task", stored, seconds=BEFORE_A_SWEEP)
         gate.set()
         result = names.result(started.run, "far", started.inc, "b", 1)
         await world.transport.append(result, encode(Result("ok", output="done")), expected=0)
@@ -116,5 +118,35 @@ def test_a_message_that_a_waiting_step_can_not_take_fails_the_step() -> None:
             return (await world.client.show(started.run)).status == "failed"
 
         await world.until("the run failed", failed)
+
+    play(scene)
+
+
+def test_a_run_that_waited_for_its_definition_begins_like_any_other() -> None:
+    """Its timeout runs, and what a person decided meanwhile does not drop the messages that waited too."""
+    late = Definition(id="late", steps=(Step("a", wait=Wait(message="go")),), timeout=3600.0)
+
+    async def scene(world: World) -> None:
+        await world.begin()
+        await world.engine("e1")
+        names = world.names
+        value: JSON = {"x": 1}
+        start = Start("late", input_hash("late", value), "nonce", input=value)
+        await world.transport.append(names.start("r1"), encode(start), expected=0)
+
+        async def parked() -> bool:
+            return "parked" in [tag for tags in await world.tags("r1") for tag in tags]
+
+        await world.until("the run waits for its definition", parked)
+        await world.client.message("r1", "go", "hi")
+        await world.client.register(encode(late).decode())
+        await world.client.action("r1", "retry")
+        assert await world.result("r1") == "hi"
+        assert [
+            record["name"]
+            for line in await world.client.journal("r1")
+            for record in line.records
+            if record["t"] == "timer"
+        ] == ["run"]
 
     play(scene)

@@ -47,9 +47,11 @@ class World:
         await engine.start()
         return engine
 
-    async def until(self, what: str, condition: Callable[[], Awaitable[bool]]) -> None:
-        """Waits until `condition` holds; fails with `what` when it never does."""
-        deadline = self.clock.monotonic() + PATIENCE
+    async def until(
+        self, what: str, condition: Callable[[], Awaitable[bool]], *, seconds: float = PATIENCE
+    ) -> None:
+        """Waits until `condition` holds; fails with `what` when it does not within `seconds`."""
+        deadline = self.clock.monotonic() + seconds
         while not await condition():
             assert self.clock.monotonic() < deadline, f"never: {what}"
             await asyncio.sleep(0.02)

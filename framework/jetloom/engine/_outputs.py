@@ -175,13 +175,18 @@ async def _task(shell: Shell, run: Run, task: SendTask, *, ensure: bool, sure: b
         headers["Jetloom-Actor"] = str(state.started.actor)
     if task.deadline is not None:
         headers[H_DEADLINE] = to_rfc3339(task.deadline)
-    await transport.append(
+    appended = await transport.append(
         subject,
         encode(Task(input_of(run, task.unit, task.attempt))),
         headers=headers,
         expected=0,
         message_id=f"{run.id}.{state.inc}.{task.unit}.{task.attempt}",
     )
+    if appended.duplicate:
+        # The stream knows the id, which says that it was stored, not that it is: it is looked for, and sent once the
+        # stream has forgotten it.
+        return Done.LATER if ensure else await _task(shell, run, task, ensure=True, sure=sure)
+    run.inputs.pop((task.unit, task.attempt), None)
     return Done.DONE
 
 
