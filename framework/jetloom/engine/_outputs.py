@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum
 
-from ..errors import ConditionFailed, Disconnected, OutcomeUnknown, PayloadTooLarge, RequestTimeout
+from ..errors import ConditionFailed, Disconnected, OutcomeUnknown, PayloadTooLarge, Refused, RequestTimeout
 from ..messages import (
     H_ATTEMPT,
     H_DEADLINE,
@@ -134,7 +134,8 @@ async def _send(shell: Shell, run: Run, output: Output, *, ensure: bool, sure: b
     except ConditionFailed:
         shell.count("jetloom_outputs_total", kind=type(output).__name__, outcome="present")
         return Done.DONE
-    except (OutcomeUnknown, RequestTimeout, Disconnected):
+    except (OutcomeUnknown, RequestTimeout, Disconnected, Refused):
+        # Refused: a full stream. The run keeps its messages, and asks again until there is room.
         shell.count("jetloom_outputs_total", kind=type(output).__name__, outcome="failed")
         return Done.LATER
     shell.count("jetloom_outputs_total", kind=type(output).__name__, outcome="sent")
