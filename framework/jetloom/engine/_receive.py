@@ -140,7 +140,7 @@ class Receiver:
         body = decode_body(address, data) if address is not None else None
         if not isinstance(body, Start):
             return
-        if arrived.address.inc not in (0, inc) or arrived.address.kind in ("result", "wake", "poke"):
+        if arrived.address.inc not in (0, inc) or arrived.address.kind in ("result", "wake"):
             await self.conclude(run, message, elsewhere=True)
             return
         run.state, run.last, run.lines = RunState(run.id), 0, []

@@ -97,6 +97,10 @@ def adopt(draft: Draft, start: Start, inc: int, message: Arrived) -> None:
     elif isinstance(message.body, Action):
         draft.applied.append(message.ref)
         _act(draft, message.address.id, message.body)
+    elif message.address.kind == "poke":
+        # Recorded also when it has nothing to do: another engine that holds it must not take it for a cover later.
+        draft.applied.append(message.ref)
+        draft.add(Poked(message.sequence))
 
 
 def _react(draft: Draft, item: Input) -> None:
