@@ -40,7 +40,7 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
     expected, before = run.last, shell.tick()
     run.draft = None
     close(state, draft.stamp, tuple(run.sent))
-    entry, rollup, ttl = await _entry(shell, run, draft)
+    entry, records, rollup, ttl = await _entry(shell, run, draft)
     nonce, data = shell.clock.token(), encode(entry)
     pause = FIRST_PAUSE
     while True:
@@ -62,14 +62,10 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
         else:
             shell.count("jetloom_appends_total", outcome="accepted")
             shell.observe("jetloom_append_duration_seconds", shell.clock.monotonic() - began)
-            _accepted(run, Line(sequence, nonce, entry, _own_records(entry, draft), data), draft, before)
+            _accepted(run, Line(sequence, nonce, entry, records, data), draft, before)
             return Outcome.ACCEPTED
         await asyncio.sleep(pause)
         pause = min(pause * 2, LAST_PAUSE)
-
-
-def _own_records(entry: Entry, draft: Draft) -> tuple[Record, ...]:
-    return entry.records if entry.blob is None else tuple(draft.records)
 
 
 def _accepted(run: Run, line: Line, draft: Draft, before: int) -> None:
@@ -146,9 +142,11 @@ async def _look(shell: Shell, run: Run, expected: int, nonce: str, error: Except
     return Outcome.ACCEPTED
 
 
-async def _entry(shell: Shell, run: Run, draft: Draft) -> tuple[Entry, bool, float | None]:
-    """The entry's final form: with a snapshot when one is due or the run ends, its records in a blob when they are
-    large.
+async def _entry(
+    shell: Shell, run: Run, draft: Draft
+) -> tuple[Entry, tuple[Record, ...], bool, float | None]:
+    """The entry's final form and all of its records: with a snapshot when one is due or the run ends, in a blob when
+    they are large.
     """
     state, stamp = draft.state, draft.stamp
     records: tuple[Record, ...] = tuple(draft.records)
@@ -165,9 +163,11 @@ async def _entry(shell: Shell, run: Run, draft: Draft) -> tuple[Entry, bool, flo
         if rollup:
             # The snapshot must know that a blob exists, or nobody would ever purge it.
             entry = msgspec.structs.replace(entry, records=(_snapshot(run, state), *records))
-        blob = await _put(shell, run, state.inc, _records.encode(entry.records))
+        full = entry.records
+        blob = await _put(shell, run, state.inc, _records.encode(full))
         entry = msgspec.structs.replace(entry, records=(), blob=blob)
-    return entry, rollup, retention_of(run) if final else None
+        return entry, full, rollup, retention_of(run) if final else None
+    return entry, entry.records, rollup, retention_of(run) if final else None
 
 
 async def _put(shell: Shell, run: Run, inc: int, data: bytes) -> BlobRef:

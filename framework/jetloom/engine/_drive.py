@@ -40,6 +40,7 @@ from .core import (
     TakeOver,
     TimerDue,
     Unit,
+    current,
     decide,
     is_undo,
     may_ack,
@@ -125,7 +126,8 @@ class Driver:
                 # The run may be over and expired: only a start that is still stored may begin it.
                 stream = shell.names.mailbox_stream(shell.names.shard(run.id))
                 if await shell.transport.get(stream, start.arrived.sequence) is None:
-                    del run.messages[start.ref]
+                    run.messages.pop(start.ref, None)
+                start.verified = True
         if run.state.n == 0 and _start_of(run) is None:
             await self._receiver.adopt(run)
             if _unknown(run):
@@ -278,8 +280,7 @@ class Driver:
         fresh = state.n == 0 and not draft.records
         self._observe_lateness(state, inputs, around.now)
         start = _start_of(run)
-        if fresh and run.state_tick < 0 and not (start is not None and start.sure(self._now())):
-            # It was sure when nothing was read for its sake; the definition's reading took too long.
+        if fresh and not self._may_begin(run, start):
             run.lose()
             return True
         try:
@@ -296,6 +297,13 @@ class Driver:
             self._begin_head_start(run, draft)
             return True
         return await self._write(run, draft, inputs[:taken])
+
+    def _may_begin(self, run: Run, start: Message | None) -> bool:
+        """Whether a run without a journal may begin on what was read: its start is sure, or was found still stored."""
+        if start is None:
+            return True
+        sure = start.sure(self._now())
+        return sure if run.state_tick < 0 else start.verified or (start.count == 1 and sure)
 
     async def _write(self, run: Run, draft: Draft, inputs: list[Input]) -> bool:
         outcome = await commit(self._shell, run, draft)
@@ -500,8 +508,13 @@ class Driver:
         state, shell = run.state, self._shell
         if state is None:
             return True
-        match standing(state, message.arrived, shell.id):
-            case Standing.CHANGES if suspicious(state, message.arrived, message.count) == "poison":
+        found = standing(state, message.arrived, shell.id)
+        poison = found is Standing.CHANGES and suspicious(state, message.arrived, message.count) == "poison"
+        if (poison or found is Standing.TOO_MANY) and not current(run.state_tick, message.hold):
+            await self.refresh(run)
+            return True
+        match found:
+            case Standing.CHANGES if poison:
                 await self._receiver.dead_letter(message, "message.poison")
                 await self._receiver.ack(run, message)
                 return False
@@ -517,7 +530,7 @@ class Driver:
             case Standing.UNKNOWN_RUN:
                 await self._receiver.adopt(run)
                 return False
-            case Standing.SPENT | Standing.ELSEWHERE as found:
+            case Standing.SPENT | Standing.ELSEWHERE:
                 verdict = may_ack(
                     state,
                     run.state_tick,
@@ -567,12 +580,13 @@ class Driver:
             async with asyncio.timeout(timeout):
                 await run.wake.wait()
         except TimeoutError:
-            now = self._now()
-            if run.draft is None and now - run.checked >= CHECK and now - run.since >= CHECK:
-                run.checked = now
-                run.hinted = True
-                if run.bodies:
-                    await self._write_index_of_busy(run)
+            pass
+        now = self._now()
+        if run.draft is None and now - max(run.checked, run.since) >= CHECK:
+            run.checked = now
+            run.hinted = True
+            if run.bodies:
+                await self._write_index_of_busy(run)
 
     async def _write_index_of_busy(self, run: Run) -> None:
         if run.state is not None and run.indexed is None:

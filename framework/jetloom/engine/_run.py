@@ -32,7 +32,17 @@ from .core import (
 class Message:
     """A message that this engine holds: neither acknowledged, nor NAKed, nor given up."""
 
-    __slots__ = ("ack_subject", "arrived", "basis", "beaten", "count", "delivery", "hold", "suspected")
+    __slots__ = (
+        "ack_subject",
+        "arrived",
+        "basis",
+        "beaten",
+        "count",
+        "delivery",
+        "hold",
+        "suspected",
+        "verified",
+    )
 
     def __init__(
         self, arrived: Arrived, delivery: Delivery | None, ack_subject: str, basis: float, tick: int
@@ -43,6 +53,8 @@ class Message:
         self.count = delivery.count if delivery is not None else 1
         self.basis = basis
         self.beaten = basis
+        self.verified = False
+        """A start that a leader read found still stored, or whose journal was found."""
         self.suspected = 0
         """The delivery count at which its suspicion was journaled."""
         self.hold = Hold(tick)

@@ -156,11 +156,13 @@ class Worker:
         if beater is not None:
             beater.hold(delivery.ack_subject, TASK_ACK_WAIT / 3)
         try:
-            if await self._settled(address, delivery):
+            settled = await self._settled(address, delivery)
+            if settled:
                 await self._acknowledge(delivery)
+            if settled is not False:
                 return
             result = await self._run(address, delivery)
-            if result is not None and await self._answer(delivery, result):
+            if result is not None and await self._answer(address, delivery, result):
                 await self._acknowledge(delivery)
         finally:
             if beater is not None:
@@ -179,7 +181,8 @@ class Worker:
         await self._transport.ack(newest.ack_subject)
 
     # -- W1: has this attempt been answered already?
-    async def _settled(self, address: TaskAddress, delivery: Delivery) -> bool:
+    async def _settled(self, address: TaskAddress, delivery: Delivery) -> bool | None:
+        """None: nobody could say before the drain; the task is given back."""
         late = self._clock.monotonic() - delivery.basis >= TASK_ACK_WAIT
         if delivery.count == 1 and not late:
             return False
@@ -192,7 +195,7 @@ class Worker:
                     return _answers.decode(reply.data).settled
             except (NoResponders, RequestTimeout, Disconnected):
                 if self._draining:
-                    return False
+                    return None
             await asyncio.sleep(ASK_AGAIN)
 
     # -- W2: the body
@@ -240,9 +243,10 @@ class Worker:
         return Result("ok", output=ended.output, emits=ended.emits, noted=ended.noted)
 
     # -- W3: the answer. The first one that is stored counts
-    async def _answer(self, delivery: Delivery, result: Result) -> bool:
-        reply, pause = delivery.headers.get(H_REPLY, ""), 0.01
-        while reply:
+    async def _answer(self, address: TaskAddress, delivery: Delivery, result: Result) -> bool:
+        own = self._names.result(address.run, address.handler, address.inc, address.step, address.attempt)
+        reply, pause = delivery.headers.get(H_REPLY) or own, 0.01
+        while True:
             try:
                 await self._transport.append(reply, encode(result), expected=0)
                 return True
@@ -255,4 +259,3 @@ class Worker:
                 # mailbox is full, and running the body again would not make room.
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, PAUSE_MAX)
-        return False

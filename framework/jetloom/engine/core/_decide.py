@@ -59,6 +59,7 @@ from ._inputs import (
 )
 from ._saga import advance_undo, plan_of, undo_ended, undo_failed
 from ._settle import settle
+from ._state import RunState
 from ._steps import begin, complete, fail, skip, start_step
 
 DEFERRED_MAX = 1_000
@@ -145,7 +146,7 @@ def _arrived(draft: Draft, item: Arrived) -> None:
     if elsewhere(state, item) or not changes(state, item):
         return
     draft.applied.append(item.ref)
-    if draft.compiled is None and item.address.kind not in ("poke", "cancel"):
+    if draft.compiled is None and item.address.kind != "poke" and not _cancels_nothing(state, item):
         _defer(draft, item)
         return
     if draft.compiled is not None and state.parked is not None and state.parked.reason == "definition":
@@ -154,6 +155,11 @@ def _arrived(draft: Draft, item: Arrived) -> None:
         if not changes(state, item):
             return
     _apply_message(draft, item)
+
+
+def _cancels_nothing(state: RunState, item: Arrived) -> bool:
+    """A cancel that no undo can follow needs no definition; any other waits for it, to roll back what was done."""
+    return item.address.kind == "cancel" and not state.steps
 
 
 def _apply_message(draft: Draft, item: Arrived) -> None:
@@ -291,12 +297,13 @@ def _cancel(draft: Draft, address: MailboxAddress, cancel: Cancel) -> None:
     state = draft.state
     if state.phase in ("settling", "undoing"):
         return
-    if state.phase == "new":
+    if state.phase == "new" or draft.compiled is None:
+        _drop_timers(draft)
         draft.add(Finished("cancelled", error=_cancel_error(cancel)))
         return
     compensate = cancel.compensate
     if compensate is None:
-        compensate = draft.compiled is None or draft.compiled.definition.on_cancel == "compensate"
+        compensate = draft.definition.definition.on_cancel == "compensate"
     settle(draft, "cancelled", _cancel_error(cancel), compensate=compensate)
 
 
