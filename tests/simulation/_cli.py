@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import msgspec
 
@@ -25,8 +26,8 @@ def main(arguments: list[str]) -> int:
     if options.planted is not None:
         return _planted(options.planted, options.limit, options.first)
     if options.seed is not None:
-        return _one(options.seed, trace=options.trace)
-    return _many(options.first, options.universes, options.jobs, options.keep_going)
+        return _one(options.seed, trace=options.trace, nasty=options.nasty)
+    return _many(options)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -35,6 +36,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="tell its story")
+    parser.add_argument("--nasty", action="store_true", help="more of everything that fails")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--keep-going", action="store_true", help="don't stop after 20 broken ones")
     parser.add_argument("--planted", nargs="?", const="all", metavar="NAME", help="find planted bugs")
@@ -42,8 +44,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _one(seed: int, *, trace: bool) -> int:
-    verdict = run_universe(seed)
+def _one(seed: int, *, trace: bool, nasty: bool) -> int:
+    verdict = run_universe(seed, nasty=nasty)
     if trace:
         for at, text in verdict.trace:
             print(f"{at:10.4f}  {text}")
@@ -57,23 +59,25 @@ def _line(verdict: Verdict) -> str:
     return f"seed {verdict.seed}: {told} ({verdict.entries} entries, {verdict.virtual:.0f} s of virtual time)"
 
 
-def _brief(seed: int) -> Verdict:
-    return msgspec.structs.replace(run_universe(seed), trace=[])
+def _brief(seed: int, nasty: bool) -> Verdict:
+    return msgspec.structs.replace(run_universe(seed, nasty=nasty), trace=[])
 
 
-def _verdicts(seeds: Iterable[int], jobs: int) -> Iterator[Verdict]:
+def _verdicts(seeds: Iterable[int], jobs: int, nasty: bool) -> Iterator[Verdict]:
+    brief = partial(_brief, nasty=nasty)
     if jobs <= 1:
-        yield from map(_brief, seeds)
+        yield from map(brief, seeds)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(_brief, seeds, chunksize=10)
+        yield from pool.map(brief, seeds, chunksize=10)
 
 
-def _many(first: int, count: int, jobs: int, keep_going: bool) -> int:
+def _many(options: argparse.Namespace) -> int:
+    first, count, nasty = int(options.first), int(options.universes), bool(options.nasty)
     began, broken = time.monotonic(), list[Verdict]()
     faults, names, runs, entries, cpu = Counter[str](), Counter[str](), 0, 0, 0.0
     done = 0
-    for verdict in _verdicts(range(first, first + count), jobs):
+    for verdict in _verdicts(range(first, first + count), int(options.jobs), nasty):
         done += 1
         faults.update(verdict.faults)
         runs, entries, cpu = runs + verdict.runs, entries + verdict.entries, cpu + verdict.seconds
@@ -85,7 +89,7 @@ def _many(first: int, count: int, jobs: int, keep_going: bool) -> int:
                 print(
                     f"  again: .venv/bin/python -m tests.simulation --seed {verdict.seed} --trace", flush=True
                 )
-            if len(broken) >= SHOWN and not keep_going:
+            if len(broken) >= SHOWN and not options.keep_going:
                 break
         if done % 100 == 0:
             print(f"{done} of {count}, {len(broken)} broken", file=sys.stderr, flush=True)

@@ -78,6 +78,32 @@ def draw_style(draw: Random) -> Style:
     )
 
 
+def nastier(style: Style, draw: Random) -> Style:
+    """The same universe with more of everything that fails, for longer."""
+    rates = msgspec.structs.replace(
+        style.rates,
+        muted=max(style.rates.muted, 0.02) * 1.5,
+        cut_after=max(style.rates.cut_after, 0.002) * 1.5,
+        repeat=max(style.rates.repeat, 0.03),
+        late_redelivery=0.2,
+        slow=max(style.rates.slow, 0.03),
+    )
+    return msgspec.structs.replace(
+        style,
+        engines=draw.choice((3, 4)),
+        runs=draw.choice((3, 4, 5)),
+        chaos_seconds=20.0,
+        crash=max(style.crash, 0.003) * draw.choice((0.3, 1.0, 2.0)),
+        freeze=max(style.freeze, 0.003) * draw.choice((0.3, 1.0, 2.0)),
+        cut=max(style.cut, 0.002),
+        aim=draw.choice((5.0, 15.0, 40.0)),
+        separations=4,
+        server_crashes=draw.choice((0, 1, 2)),
+        drains=draw.choice((0, 2)),
+        rates=rates,
+    )
+
+
 class Plan(SeededFaults):
     """Strikes processes at their operations: before they are sent, when they are applied, when the answer is there."""
 

@@ -27,7 +27,7 @@ from tests.simulation._books import Answer
 from tests.simulation._checks import emits_of
 from tests.simulation._graphs import LOCAL, make_definition
 from tests.simulation._ledger import Truth
-from tests.simulation._plan import Style, draw_style
+from tests.simulation._plan import Style, draw_style, nastier
 from tests.simulation._world import World, live
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class Universe:
                 await client.action(truth.run, verb)
             elif state.paused:
                 await client.action(truth.run, "resume")
-            elif any(not world.ledger.cover_stored(ref) for ref in state.covers):
+            elif f"{truth.run} *" in world.ledger.robbed and self._stuck(truth):
                 await client._transport.append(world.names.poke(truth.run), b"")
             else:
                 definition = world.definition_of(state)
@@ -304,6 +304,12 @@ class Universe:
             return
         world.count("decision")
         asked[truth.run] = seen
+
+    def _stuck(self, truth: Truth) -> bool:
+        """Whether only a poke can move it: what the sweep finds out in a minute."""
+        ledger = self.world.ledger
+        lost = any(not ledger.cover_stored(ref) for ref in truth.state.covers)
+        return lost or bool(self.world.checks.missing(truth))
 
     def _left(self) -> list[str]:
         """What is not over yet."""
@@ -394,9 +400,10 @@ def _action(run: str, verb: str) -> Callable[[Client], Coroutine[object, object,
     return act
 
 
-def run_universe(seed: int, style: Style | None = None) -> Verdict:
+def run_universe(seed: int, *, nasty: bool = False) -> Verdict:
     """Runs the universe of `seed`. The same seed gives the same trace."""
     began = time.process_time()
+    style = nastier(draw_style(Random(seed)), Random(seed ^ 77)) if nasty else None
     universe = Universe(seed, style)
     world = universe.world
     try:
