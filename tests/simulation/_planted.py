@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from jetloom.engine import _commit, _drive, _outputs, _run
+from jetloom.engine import _commit, _drive, _intake, _outputs, _run
 from jetloom.engine._client import Client
 from jetloom.engine._receive import Receiver
 from jetloom.engine._run import Message, Run
@@ -199,6 +199,7 @@ def _poked() -> Generator[None]:
     with _patched(
         (_decide, "_apply_message", apply_message),
         (_drive, "standing", standing),
+        (_intake, "standing", standing),
         (_drive, "may_ack", may_ack),
     ):
         yield

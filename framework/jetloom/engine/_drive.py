@@ -11,8 +11,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import msgspec
-
 from ..errors import Disconnected, JetloomError, OutcomeUnknown, RequestTimeout
 from ..messages import Start, StopNotice, encode
 from ..stores import Line
@@ -21,24 +19,20 @@ from ._commit import Outcome, commit, retention_of
 from ._constants import CHECK, LAZY, PACING, RETRY
 from ._context import Context
 from ._executor import Body, Executor
+from ._intake import Intake
 from ._outputs import derive_again, input_of, perform
 from ._receive import Receiver
 from ._run import Message, Run
 from ._shell import Shell
-from ._sweep import lost_covers
 from .core import (
-    Arrived,
     BodyEnded,
-    Definition,
     Draft,
     Input,
     NoCover,
     Release,
     RunState,
     Standing,
-    Suspected,
     TakeOver,
-    TimerDue,
     Unit,
     current,
     decide,
@@ -63,6 +57,7 @@ class Driver:
         self._shell = shell
         self._executor = executor
         self._receiver = receiver
+        self._intake = Intake(shell)
 
     async def drive(self, run: Run) -> None:
         """Turns until nothing is left to do for the run here."""
@@ -260,7 +255,7 @@ class Driver:
         state = run.state
         if state is None:
             return False
-        inputs = await self._with_lost_covers(state, self._inputs(run))
+        inputs = await self._intake.gather(run)
         if run.draft is not None and not inputs:
             if self._now() + GRAIN < run.draft_since + LAZY:
                 return False
@@ -278,7 +273,7 @@ class Driver:
         else:
             draft.around_now(around)
         fresh = state.n == 0 and not draft.records
-        self._observe_lateness(state, inputs, around.now)
+        self._intake.observe_lateness(state, inputs, around.now)
         start = _start_of(run)
         if fresh and not self._may_begin(run, start):
             run.lose()
@@ -290,7 +285,7 @@ class Driver:
             await self.refresh(run)
             return True
         if not draft.records:
-            self._forget_inputs(run, inputs[:taken])
+            self._intake.forget(run, inputs[:taken])
             # Offered again they would change nothing again: only what was not taken is worth another turn.
             return taken < len(inputs)
         if fresh and run.state_tick < 0 and len(inputs) == 1 and self._all_local(run, draft):
@@ -311,7 +306,7 @@ class Driver:
             if any(isinstance(item, TakeOver) for item in inputs):
                 run.owing = True
             self._after_own_entry(run, draft)
-            self._forget_inputs(run, inputs)
+            self._intake.forget(run, inputs)
         else:
             self._stop_bodies(run)
         return True
@@ -340,105 +335,6 @@ class Driver:
         run.taken.clear()
         run.outputs.clear()
         return False
-
-    def _inputs(self, run: Run) -> list[Input]:
-        """Facts that would change the state: takeovers, the start, messages, ended bodies, due timers, in that
-        order.
-        """
-        state, shell = run.state, self._shell
-        if state is None:
-            return []
-        if run.draft is not None and not run.ended:
-            waiting = [m for m in run.messages.values() if m.arrived.address.kind not in ("start", "cover")]
-            if not waiting:
-                return []
-        if run.draining:
-            return [item for item in list(run.ended) if self._still_pending(run, item)]
-        # Only what is still at hand: it may have been taken by another engine since it was asked about.
-        run.taken = [item for item in run.taken if state.live(item.ref) and item.ref in run.messages]
-        inputs: list[Input] = [*run.taken]
-        starts: list[Input] = []
-        arrived: list[Input] = []
-        for message in list(run.messages.values()):
-            kind = message.arrived.address.kind
-            if kind == "cover" or standing(state, message.arrived, shell.id) is not Standing.CHANGES:
-                continue
-            if run.draft is not None and kind == "start":
-                continue
-            suspicion = suspicious(state, message.arrived, message.count)
-            if suspicion == "poison" and kind != "start":
-                continue
-            if suspicion != "no" and message.suspected < message.count:
-                # Journaled alone and first: if applying the message kills this engine, the suspicion stays.
-                message.suspected = message.count
-                return [self._suspected(message, poison=suspicion == "poison")]
-            (starts if kind == "start" else arrived).append(message.arrived)
-        inputs += starts
-        inputs += arrived
-        if run.compiled is not None or state.n == 0:
-            inputs += [item for item in list(run.ended) if self._still_pending(run, item)]
-            inputs += [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
-            run.unsendable = [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
-            inputs += self._due(run)
-        # What a definition starts needs a cover; a run without one waits for the poke that brings it.
-        held = inputs or any(state.holds(ref, shell.id) and ref in run.messages for ref in state.covers)
-        parked = state.parked is not None and state.parked.reason == "definition"
-        if parked and held and run.compiled is not None:
-            inputs.append(Definition())
-        return inputs
-
-    async def _with_lost_covers(self, state: RunState, inputs: list[Input]) -> list[Input]:
-        """Tells a poke which live covers are not stored any more, so that it can replace them."""
-        found: list[Input] = []
-        for item in inputs:
-            if isinstance(item, Arrived) and item.address.kind == "poke" and state.covers:
-                item = msgspec.structs.replace(item, lost=await lost_covers(self._shell, state))
-            found.append(item)
-        return found
-
-    def _suspected(self, message: Message, *, poison: bool) -> Suspected:
-        body = message.arrived.body
-        return Suspected(
-            message.ref, poison, message.arrived.sequence, body if isinstance(body, Start) else None
-        )
-
-    def _still_pending(self, run: Run, item: BodyEnded) -> bool:
-        state = run.state
-        if state is not None and state.pending(item.unit, item.attempt):
-            return True
-        run.ended.remove(item)
-        return False
-
-    def _due(self, run: Run) -> list[Input]:
-        state, now = run.state, self._shell.clock.now()
-        if state is None or not state.timers:
-            return []
-        return [
-            TimerDue(timer.name)
-            for timer in state.timers.values()
-            if timer.cover
-            and timer.due <= now
-            and timer.cover in run.messages
-            and state.holds(timer.cover, self._shell.id)
-        ]
-
-    def _observe_lateness(self, state: RunState, inputs: list[Input], now: float) -> None:
-        for item in inputs:
-            name = item.name if isinstance(item, TimerDue) else ""
-            if isinstance(item, Arrived) and item.address.kind == "wake":
-                name = item.address.name
-            timer = state.timers.get(name)
-            if timer is not None:
-                self._shell.observe("jetloom_wake_lateness_seconds", max(0.0, now - timer.due))
-
-    def _forget_inputs(self, run: Run, inputs: list[Input]) -> None:
-        for item in inputs:
-            if isinstance(item, BodyEnded):
-                if item in run.ended:
-                    run.ended.remove(item)
-                run.inputs.pop((item.unit, item.attempt), None)
-            elif isinstance(item, TakeOver) and item in run.taken:
-                run.taken.remove(item)
 
     def _after_own_entry(self, run: Run, draft: Draft) -> None:
         state, shell = run.state, self._shell
