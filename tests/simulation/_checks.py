@@ -286,6 +286,9 @@ class Checks:
         elif changes(state, message) and not dead:
             world.violate("I4", f"{what} left without being applied")
         self._covered(truth)
+        if dead and address.kind in ("result", "wake"):
+            # Poison: what it would have done is for the sweep to find missing.
+            world.ledger.robbed.add(f"{truth.run} *")
         missing = self.missing(truth)
         if missing and f"{truth.run} *" not in world.ledger.robbed:
             world.violate("I5/I6", f"{what} left, and {missing}")

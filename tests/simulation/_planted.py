@@ -117,7 +117,12 @@ def _derive_at_resume() -> Generator[None]:
             if isinstance(record, Held) and record.cover in run.messages:
                 run.messages[record.cover].hold.mine = True
 
-    with _patched((_commit, "_accepted", accepted)):
+    lawful_derive = _drive.derive_again
+
+    async def derive_again(shell: Any, run: Run, *, now: float) -> bool:
+        return True if run.owing else await lawful_derive(shell, run, now=now)
+
+    with _patched((_commit, "_accepted", accepted), (_drive, "derive_again", derive_again)):
         yield
 
 
