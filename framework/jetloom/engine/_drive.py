@@ -297,8 +297,9 @@ class Driver:
         """Whether a run without a journal may begin on what was read: its start is sure, or was found still stored."""
         if start is None:
             return True
-        sure = start.sure(self._now())
-        return sure if run.state_tick < 0 else start.verified or (start.count == 1 and sure)
+        # Unread, it must be sure since it came: one that is sure again, of a later delivery, may have been driven.
+        first = start.count == 1 and start.sure(self._now())
+        return first if run.state_tick < 0 else start.verified or first
 
     async def _write(self, run: Run, draft: Draft, inputs: list[Input]) -> bool:
         outcome = await commit(self._shell, run, draft)
