@@ -86,9 +86,8 @@ def _many(options: argparse.Namespace) -> int:
             names[verdict.broken] += 1
             if len(broken) <= SHOWN:
                 print(_line(verdict), flush=True)
-                print(
-                    f"  again: .venv/bin/python -m tests.simulation --seed {verdict.seed} --trace", flush=True
-                )
+                again = f"--seed {verdict.seed} --trace{' --nasty' if nasty else ''}"
+                print(f"  again: .venv/bin/python -m tests.simulation {again}", flush=True)
             if len(broken) >= SHOWN and not options.keep_going:
                 break
         if done % 100 == 0:

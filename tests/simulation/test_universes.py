@@ -19,18 +19,19 @@ QUICKEST = (
     "V before an ack",
 )
 SEEDS = tuple(
-    int(line.split()[0])
+    line.split()[0]
     for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
     if line.strip() and not line.startswith("#")
 )
 
 
-def _survives(seed: int) -> None:
-    verdict = run_universe(seed)
+def _survives(seed: int, *, nasty: bool = False) -> None:
+    verdict = run_universe(seed, nasty=nasty)
     if verdict.broken:
+        again = f"--seed {seed} --trace{' --nasty' if nasty else ''}"
         pytest.fail(
             f"universe {seed}: {verdict.text}\n"
-            f"its story: .venv/bin/python -m tests.simulation --seed {seed} --trace\n{verdict.errors}"
+            f"its story: .venv/bin/python -m tests.simulation {again}\n{verdict.errors}"
         )
 
 
@@ -43,9 +44,9 @@ def test_every_invariant_holds_in(case: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_found_seed(seed: int) -> None:
+def test_found_seed(seed: str) -> None:
     """What was once broken stays whole."""
-    _survives(seed)
+    _survives(int(seed.removeprefix("nasty-")), nasty=seed.startswith("nasty-"))
 
 
 @pytest.mark.parametrize("name", QUICKEST)
