@@ -298,6 +298,10 @@ class _Errors(logging.Handler):
             CURRENT[0].note(f"{PROCESS.get()} {record.getMessage()}: {error}")
             return
         world = CURRENT[0]
+        if error is None and PROCESS.get() in world.thawed:
+            # A deadline of a drain that passed while its process was frozen.
+            world.note(f"{PROCESS.get()} {record.getMessage()}")
+            return
         world.violate("error", f"{PROCESS.get()}: {record.getMessage()}: {type(error).__name__}: {error}")
         if error is not None:
             world.errors.append(error)
