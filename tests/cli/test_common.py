@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jetloom.cli._common import parse_duration, read_json
+from jetloom.cli._common import Common, parse_duration, read_json
+from jetloom.cli._session import load_settings
 from jetloom.errors import InvalidInput
 
 
@@ -41,3 +42,9 @@ def test_what_is_no_json_is_refused_with_the_position(tmp_path: Path) -> None:
         read_json("{id: 1}", "--input")
     with pytest.raises(InvalidInput, match="No such file"):
         read_json(f"@{tmp_path}/none.json", "--input")
+
+
+def test_a_server_is_no_web_page() -> None:
+    """A URL that can't be one of NATS is refused before anything is connected to."""
+    with pytest.raises(InvalidInput, match="--nats http://x: expected one of nats, tls, ws, wss"):
+        load_settings(Common(nats="nats://a, http://x"))

@@ -193,3 +193,26 @@ def test_a_killed_dev_goes_on_with_its_store(tmp_path: Path, repo_root: Path) ->
     with serve_dev(tmp_path, repo_root, MODULE) as second:
         ended = second.run("runs", "result", "sam", "--timeout", "30s")
         assert ended.out == '{"said":"Hello, Sam!"}\n', ended
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runs", "list"),
+        ("runs", "show", "kim"),
+        ("runs", "cancel", "kim"),
+        ("start", "greet", "--input", "{}"),
+        ("workflows", "show", "greet"),
+    ],
+)
+def test_a_namespace_where_nothing_ran_is_named(words: tuple[str, ...], live: Live) -> None:
+    """Whatever the command needed from it: exit 3, the namespace, and what to do."""
+    ended = live.run(*words, "--namespace", "elsewhere")
+    assert ended.code == 3
+    assert "namespace 'elsewhere' has no streams" in ended.err
+
+
+def test_wrong_options_are_named(live: Live) -> None:
+    """An option's mistake is said of the option; nothing is connected to."""
+    ended = live.run("runs", "list", "--namespace", "Shop!")
+    assert (ended.code, "--namespace 'Shop!'" in ended.err) == (2, True)

@@ -120,3 +120,15 @@ def test_cancel_message_and_action_reach_the_run(run: Run, world: World) -> None
     ]
     ended = run("runs", "cancel", "order-17", "--wait", "--timeout", "1s")
     assert ended.code == 124
+
+
+def test_nothing_is_sent_to_a_run_that_has_ended(run: Run, world: World) -> None:
+    """A message and an action are refused by name; a cancel says how the run ended, and is no error."""
+    world.workflows.runs["completed-1"] = None
+    for words in (("message", "completed-1", "paid"), ("action", "completed-1", "retry")):
+        ended = run("runs", *words)
+        assert ended.code == 4
+        assert "run 'completed-1' has ended (completed)" in ended.err
+    ended = run("runs", "cancel", "completed-1")
+    assert (ended.code, ended.out) == (0, "run completed-1 has ended already: completed\n")
+    assert world.workflows.asked == []

@@ -77,3 +77,13 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         collect_files([tmp_path])
     with pytest.raises(InvalidInput, match="nothing to check"):
         collect_files([])
+
+
+def test_a_file_that_is_no_text_hides_nothing(run: Run, tmp_path: Path) -> None:
+    """It is a finding beside those of the other files."""
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "b.yaml").write_text("id: B\n")
+    ended = run("validate", str(tmp_path))
+    assert ended.code == 2
+    assert "a.yaml:1:1: not UTF-8 at byte 0 (save it as UTF-8)" in ended.out
+    assert "b.yaml:1:5" in ended.out

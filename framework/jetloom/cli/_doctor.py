@@ -22,7 +22,8 @@ _DEFAULT = Common()
 def doctor(*, common: Common = _DEFAULT) -> int:
     """Look for what is wrong: connection, server, assets, engines, handlers, events, dead letters.
 
-    Changes nothing. Exit 1 when something fails, 5 when no usable server answers; warnings are exit 0.
+    Changes nothing. Exit 1 when something fails, 5 when no usable server answers;
+    warnings are exit 0.
 
     For example:
 

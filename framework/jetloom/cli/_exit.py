@@ -54,7 +54,6 @@ _HINTS: tuple[tuple[type[JetloomError], str], ...] = (
         VersionConflict,
         "raise `version:` in the file; runs under way finish on the version that they started with",
     ),
-    (NatsUnavailable, "start one with `jetloom dev`, or set NATS_URL (or --nats) to one that runs"),
     (ServerTooOld, "upgrade nats-server, or let `jetloom dev` start the embedded one"),
     (Disconnected, "look at the server; `jetloom doctor` says when it answers again"),
     (NoResponders, "`jetloom doctor` names the engines and handlers that answer"),
@@ -75,6 +74,19 @@ class NamespaceEmpty(NotFound):
             "(`jetloom dev`, `jetloom run`), or choose another with --namespace",
             namespace=namespace,
             url=url,
+        )
+
+
+class RunOver(Conflict):
+    """The run has ended: nobody reads what would be sent to it."""
+
+    code = "run.over"
+
+    def __init__(self, run: str, status: str) -> None:
+        super().__init__(
+            f"run {run!r} has ended ({status}): nothing was sent, nobody would read it",
+            run=run,
+            status=status,
         )
 
 

@@ -20,8 +20,8 @@ Durable workflows and asyncio modules on NATS.
 
 First steps:
 
-    jetloom dev services/workflows services.orders:Orders
-    jetloom start order --input '{"id": 1}' --wait
+    jetloom dev greet.yaml greeter:Greeter
+    jetloom start greet --input '"world"' --wait
     jetloom runs list
 """
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 VALUE_CHARACTERS_MAX = 300
 """Of a JSON value shown to people; `--json` has all of it."""
 
+_WHERE = {"here": "engine", "task": "worker"}
+"""Who runs a step's body, in words that are true at the reader's terminal."""
+
 _STYLES = {
     "completed": "green",
     "ok": "green",
@@ -103,13 +106,13 @@ def grid(*columns: str) -> Table:
 def run_table(runs: Sequence[RunSummary], *, now: float) -> RenderableType:
     if not runs:
         return Text("no runs")
-    table = grid("RUN", "WORKFLOW", "STATUS", "SINCE", "AGO")
+    table = grid("RUN", "WORKFLOW", "STATUS", "SINCE (UTC)", "AGO")
     for run in runs:
         table.add_row(
             Text(run.run),
             Text(run.workflow),
             status_text(run.status),
-            moment(run.since),
+            moment(run.since)[:19],
             duration(now - run.since),
         )
     return table
@@ -149,7 +152,9 @@ def run_view(view: RunView, *, now: float) -> RenderableType:
 
 
 def step_table(steps: Sequence[StepView], *, now: float) -> RenderableType:
-    table = grid("STEP", "STATUS", "ATTEMPT", "TOOK", "WHERE", "HANDLER", "NOTE")
+    """A row for each step; below, in the whole width, what is to be said of some."""
+    table = grid("STEP", "STATUS", "ATTEMPT", "TOOK", "WHERE", "HANDLER")
+    notes: list[tuple[str, RenderableType]] = []
     for step in steps:
         took = None
         if step.started_at is not None:
@@ -162,39 +167,45 @@ def step_table(steps: Sequence[StepView], *, now: float) -> RenderableType:
             status_text(step.status),
             str(step.attempt or "-"),
             duration(took),
-            Text(step.where or "-"),
+            _WHERE.get(step.where, step.where) or "-",
             Text(step.uses or "-"),
-            Text(note),
         )
-    return table
+        if note:
+            notes.append((step.id, note))
+    return Group(table, Text(), fields(notes)) if notes else table
 
 
 def journal(lines: Sequence[JournalLine]) -> RenderableType:
     return Group(*(journal_line(line) for line in lines)) if lines else Text("no entries")
 
 
-def journal_line(line: JournalLine) -> Text:
-    """One entry: ordinal, time, engine; its records, one a line."""
-    head = f"{line.n:>5}  {moment(line.at)[11:]}  {line.by:<20.20}  "
-    text = Text()
+def journal_line(line: JournalLine) -> RenderableType:
+    """One entry: ordinal, time, engine; its records, one a line, each within its column."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in (5, 13, 20):
+        table.add_column(
+            style="dim", no_wrap=True, min_width=width, justify="right" if width == 5 else "left"
+        )
+    table.add_column(overflow="fold")
+    head = (str(line.n), moment(line.at)[11:], line.by[:20])
     for index, record in enumerate(line.records or [{"t": "nothing"}]):
-        text.append(("\n" + " " * len(head)) if index else head, style="dim")
-        text.append(record_text(cast("Mapping[str, JSON]", record)))
-    return text
+        text = Text(record_text(cast("Mapping[str, JSON]", record)))
+        table.add_row(*(("", "", "") if index else head), text)
+    return table
 
 
 # -- workflows
 def workflow_table(rows: Sequence[WorkflowRow]) -> RenderableType:
     if not rows:
         return Text("no workflows registered; `jetloom run FOLDER --engine` registers the files of a folder")
-    table = grid("WORKFLOW", "VERSION", "STEPS", "FINGERPRINT", "REGISTERED", "DESCRIPTION")
+    table = grid("WORKFLOW", "VERSION", "STEPS", "FINGERPRINT", "REGISTERED (UTC)", "DESCRIPTION")
     for row in rows:
         table.add_row(
             Text(row.name),
             Text(row.version),
             str(len(row.steps)),
             row.fingerprint[:12],
-            moment(row.registered_at),
+            moment(row.registered_at)[:19],
             Text(row.description),
         )
     return table

@@ -41,8 +41,9 @@ def start(
 ) -> None:
     """Start a run of a workflow, and wait for its end with --wait.
 
-    The same --id with the same input answers with the run that exists; with another input it is a conflict (exit 4).
-    Input that does not fit the workflow's schema is refused before a run exists (exit 2).
+    The same --id with the same input answers with the run that exists; with
+    another input it is a conflict (exit 4). Input that does not fit the workflow's
+    schema is refused before a run exists (exit 2).
 
     For example:
 
@@ -151,7 +152,7 @@ def show_run(run: str, /, *, common: Common = _DEFAULT) -> None:
     For example:
 
         jetloom runs show order-17
-        jetloom runs show order-17 --json | jq '.steps[] | select(.status == "failed")'
+        jetloom runs show order-17 --json | jq '.steps[].status'
 
     Parameters
     ----------
@@ -268,6 +269,11 @@ def cancel(
         from ._watch import wait_for_end
 
         async with _session.open_session(common) as session:
+            before = (await session.workflows.show(run)).status
+            if before.final:
+                answer = {"run": run, "status": str(before)}
+                show(common.json, answer, lambda: f"run {run} has ended already: {before}")
+                return
             await session.workflows.cancel(run, reason=reason, compensate=compensate, actor=current_actor())
             status = "cancel requested"
             if wait:
@@ -334,6 +340,7 @@ def message(
 
     async def main() -> None:
         async with _session.open_session(common) as session:
+            await _require_going(session, run)
             await session.workflows.message(run, name, value, id=id, actor=current_actor())
             show(common.json, {"run": run, "message": name}, lambda: f"message {name} sent to {run}")
 
@@ -371,10 +378,20 @@ def action(
 
     async def main() -> None:
         async with _session.open_session(common) as session:
+            await _require_going(session, run)
             await session.workflows.action(run, chosen, step=step, reason=reason, actor=current_actor())
             show(common.json, {"run": run, "action": chosen}, lambda: f"{chosen} requested for {run}")
 
     run_command(main)
+
+
+async def _require_going(session: Session, run: str) -> None:
+    """Raises `RunOver`, so that nobody believes that an ended run was reached. One that ends now is not noticed."""
+    from ._exit import RunOver
+
+    status = (await session.workflows.show(run)).status
+    if status.final:
+        raise RunOver(run, status)
 
 
 async def with_unserved(session: Session, view: RunView) -> RunView:

@@ -33,13 +33,14 @@ def dev(
 ) -> int:
     """Run everything in this process: a server, the targets, an engine. Prints where to look.
 
-    Without NATS_URL (or --nats) it starts a server of its own on the loopback and stops it at the end. Without targets
-    it serves ./workflows, if there is one. Ctrl-C drains and leaves nothing behind; a second one stops at once.
+    Without NATS_URL (or --nats) it starts a server of its own on the loopback and
+    stops it at the end. Without targets it serves ./workflows, if there is one.
+    Ctrl-C drains and leaves nothing running; a second one stops at once.
 
     For example:
 
         jetloom dev
-        jetloom dev services/workflows services.orders:Orders services.payments:Payments
+        jetloom dev services/workflows services.orders:Orders
 
     Parameters
     ----------
@@ -65,13 +66,14 @@ def run(
 ) -> int:
     """Run modules, or an engine with --engine, or both, against a server that runs.
 
-    SIGTERM drains: work under way ends or is handed back, nothing acknowledged is lost. A second signal stops at once.
+    SIGTERM drains: work under way ends or is handed back, nothing acknowledged is
+    lost. A second signal stops at once.
 
     For example:
 
         jetloom run services.orders:Orders
         jetloom run services/workflows --engine
-        jetloom run services.orders:Orders services.payments:Payments services/workflows --engine
+        jetloom run services.orders:Orders services/workflows --engine
 
     Parameters
     ----------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..clock import SYSTEM_CLOCK, Clock
+from ..errors import InvalidInput, NotFound, Refused, RequestTimeout
 from ._exit import NamespaceEmpty
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from ._checks import Check
     from ._common import Common
 
+
+SCHEMES = ("nats", "tls", "ws", "wss")
+_NAMESPACE = re.compile(r"[a-z0-9-]{1,32}")
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 """Where every command looks without being told."""
@@ -50,11 +55,12 @@ class Session:
 def load_settings(common: Common) -> Settings:
     """Settings of the environment and `jetloom.toml`, with the command line's options over them.
 
-    Raises `ConfigInvalid` with everything that is wrong.
+    Raises `ConfigInvalid` with everything that is wrong, `InvalidInput` for a wrong option.
     """
     from ..config import load_settings as load
 
     environ = dict(os.environ)
+    _check_options(common)
     if common.nats:
         environ["NATS_URL"] = common.nats
     if common.namespace:
@@ -62,9 +68,22 @@ def load_settings(common: Common) -> Settings:
     return load(environ)
 
 
+def _check_options(common: Common) -> None:
+    """What is wrong with an option is said of the option, not of the variable that it stands in for."""
+    if common.namespace and not _NAMESPACE.fullmatch(common.namespace):
+        raise InvalidInput(f"--namespace {common.namespace!r}: expected 1-32 characters of a-z 0-9 -")
+    for url in common.nats.split(",") if common.nats else ():
+        scheme, separator, _ = url.strip().partition("://")
+        if separator and scheme not in SCHEMES:
+            raise InvalidInput(f"--nats {url.strip()}: expected one of {', '.join(SCHEMES)} before ://")
+
+
 @contextlib.asynccontextmanager
 async def open_session(common: Common) -> AsyncGenerator[Session]:
-    """Connects for one command. Raises `NatsUnavailable` within seconds, `ServerTooOld`, `ConfigInvalid`."""
+    """Connects for one command. Raises `NatsUnavailable` within seconds, `ServerTooOld`, `ConfigInvalid`.
+
+    A command that fails because jetloom never ran in the namespace raises `NamespaceEmpty` from here.
+    """
     from ..engine import Client
     from ..messages import Names
     from ..transport import connect
@@ -79,7 +98,13 @@ async def open_session(common: Common) -> AsyncGenerator[Session]:
         context=settings.nats_context or None,
     )
     try:
-        yield Session(transport, names, Client(transport, names), replicas=settings.replicas)
+        session = Session(transport, names, Client(transport, names), replicas=settings.replicas)
+        try:
+            yield session
+        except (NotFound, Refused, RequestTimeout):
+            # Where jetloom never ran, that is what is wrong, whatever the command ran into.
+            await session.require_stream(names.workflows_stream)
+            raise
     finally:
         await transport.close()
 

@@ -35,13 +35,18 @@ def validate(files: tuple[Path, ...], /, *, output: Output = _DEFAULT) -> int:
     files
         Workflow files, or folders of them (*.yaml, *.yml).
     """
+    from ..app import read_file
     from ..workflows import check_text
 
     names: list[str] = []
     findings: list[Finding] = []
     sources = collect_files(files)
     for path in sources:
-        definitions, found = check_text(_read(path), source=str(path))
+        text, unreadable = read_file(path)
+        if unreadable:
+            findings.append(unreadable)
+            continue
+        definitions, found = check_text(text, source=str(path))
         names += [definition.id for definition in definitions]
         findings += found
     if output.json:
@@ -75,12 +80,3 @@ def collect_files(paths: Sequence[Path]) -> list[Path]:
         else:
             raise InvalidInput(f"{path}: there is no such file or folder")
     return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
-    except OSError as error:
-        raise InvalidInput(f"{path}: can't be read: {error.strerror}") from error
