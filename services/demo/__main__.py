@@ -34,6 +34,8 @@ END_SECONDS = 60.0
 BOOKS_SECONDS = 15.0
 DEAD_SECONDS = 0.5
 """How long a killed process stays dead."""
+ACK_WAIT_SECONDS = 10.0
+"""After which the server gives a dead worker's task to another: the default of the worker contract."""
 KILLABLE = (*MODULES, "labels")
 INTERRUPTED = 130
 
@@ -74,7 +76,8 @@ async def demo(options: Options, console: Console) -> int:
     )
     async with open_shop() as shop:
         console.print(
-            f"ready after {time.monotonic() - began:.1f} s: {shop.nats_url}, logs in {shop.folder}/logs"
+            f"ready after {time.monotonic() - began:.1f} s: {shop.nats_url}, logs in {shop.folder}/logs",
+            soft_wrap=True,
         )
         report = None
         try:
@@ -91,7 +94,7 @@ async def demo(options: Options, console: Console) -> int:
                     where_to_look(shop, console)
                 watching.cancel()
                 if options.dev:
-                    await shop.keep_alive()
+                    await shop.keep_alive(lambda text: console.print(text, highlight=False, soft_wrap=True))
         except BaseExceptionGroup as group:
             raise first_of(group) from None
     return 1 if report is not None and report.wrong else 0
@@ -119,7 +122,7 @@ async def fulfil(options: Options, shop: Shop, console: Console, began: float) -
             progress = group.create_task(show_progress(watch, len(orders), console))
             placing = group.create_task(place_orders(nc, options.orders))
             if options.kill and await watch.wait_ended(len(orders) // 2, END_SECONDS):
-                kills = await kill_two(shop, watch, random.Random(options.seed))
+                kills = await kill_two(shop, watch, random.Random(options.seed), console)
             await placing
             if not await watch.wait_ended(len(orders), END_SECONDS):
                 console.print(f"{len(orders) - watch.ended} runs have not ended after {END_SECONDS:g} s")
@@ -173,8 +176,8 @@ async def publish(js: JetStreamContext, event_type: str, payload: dict[str, Any]
     await js.publish(f"jetloom.events.{event_type}", json.dumps(payload).encode(), headers=headers)
 
 
-async def kill_two(shop: Shop, watch: Watch, dice: random.Random) -> list[str]:
-    """SIGKILLs one engine and one service, and starts them again."""
+async def kill_two(shop: Shop, watch: Watch, dice: random.Random, console: Console) -> list[str]:
+    """SIGKILLs one engine and one service, and starts them again. Says so when it happens."""
     said: list[str] = []
     victims = (dice.choice(ENGINES), dice.choice(KILLABLE))
     for name in victims:
@@ -184,8 +187,14 @@ async def kill_two(shop: Shop, watch: Watch, dice: random.Random) -> list[str]:
         said.append(
             f"killed {name} (pid {pid}) with SIGKILL, {watch.ended} runs ended, {under_way} under way"
         )
+        console.print(said[-1], style="bold yellow", highlight=False, soft_wrap=True)
     await asyncio.sleep(DEAD_SECONDS)
     await asyncio.gather(*(shop.start_again(name) for name in victims))
+    console.print(
+        f"{' and '.join(victims)} run again; what they held comes back within {ACK_WAIT_SECONDS:g} s",
+        highlight=False,
+        soft_wrap=True,
+    )
     return said
 
 

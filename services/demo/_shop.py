@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,15 @@ class Shop:
         await self.children[name].start()
         await self.children[name].wait_ready(self.http)
 
-    async def keep_alive(self) -> None:
+    async def keep_alive(self, say: Callable[[str], None]) -> None:
         """Never returns; what ends, for whatever reason, is started again, as a supervisor would."""
         while True:
             await asyncio.sleep(0.2)
             for name, child in self.children.items():
                 if not child.alive:
+                    before = child.pid
                     await self.start_again(name)
+                    say(f"{name} (pid {before}) ended; it runs again as pid {child.pid}")
 
     def complaints(self) -> list[str]:
         """The ends of the logs that hold errors."""

@@ -19,6 +19,7 @@ REFRESH_SECONDS = 0.2
 PLAIN_SECONDS = 2.0
 """Between two lines of progress where no terminal can redraw one."""
 TIMELINE_ROWS_MAX = 40
+BAR_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ async def show_progress(watch: Watch, orders: int, console: Console) -> None:
         while True:
             await asyncio.sleep(PLAIN_SECONDS)
             console.print(f"{watch.ended} of {orders} ended  {_counts(watch)}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Short enough for 80 columns with all counts.
+    bar = BarColumn(bar_width=BAR_COLUMNS)
+    columns = (TextColumn("{task.description}"), bar, MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[counts]}"), console=console) as progress:
         task = progress.add_task("orders", total=orders, counts="")
         while True:
@@ -55,8 +58,6 @@ def _counts(watch: Watch) -> str:
 
 
 def show_report(report: Report, console: Console) -> None:
-    for kill in report.kills:
-        console.print(kill)
     console.print(_outcomes(report.books))
     console.print(_timeline(report))
     console.print(_books(report.books))
@@ -80,14 +81,17 @@ def _outcomes(books: Books) -> Table:
 
 
 def _timeline(report: Report) -> Table:
-    table = Table("ms", "engine", "journal entry", title=f"Timeline of {report.timeline_of}")
+    table = Table(title=f"Timeline of {report.timeline_of}")
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("journal entry")
     for since, engine, text in report.timeline[:TIMELINE_ROWS_MAX]:
         table.add_row(f"{since:.0f}", engine, text)
     return table
 
 
 def _books(books: Books) -> Table:
-    table = Table("books", "", title="Books, from the streams and the provider's ledger")
+    table = Table("from the streams and the ledger", "counted", title="Books")
     for name, value in totals(books):
         table.add_row(name, value)
     return table

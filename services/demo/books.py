@@ -259,8 +259,10 @@ def totals(books: Books) -> list[tuple[str, str]]:
         ("runs that ended", str(sum(run.ends == 1 for run in books.runs))),
         ("undone steps", str(sum(len(run.undone) for run in books.runs))),
         ("events shop.order.*", str(len(books.facts))),
-        ("charged, refunded", f"{charged / 100:,.2f}, {refunded / 100:,.2f}"),
-        ("pieces delivered, gone", f"{sum(each.delivered for each in books.shelves.values())}, {gone}"),
+        ("charged", f"{charged / 100:,.2f}"),
+        ("refunded", f"{refunded / 100:,.2f}"),
+        ("pieces delivered", str(sum(each.delivered for each in books.shelves.values()))),
+        ("pieces gone", str(gone)),
         ("letters to customers", str(len(books.told))),
     ]
 
