@@ -103,8 +103,9 @@ def _serve(
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     settings = _session.load_settings(common)
-    # A person watches `dev`: text, unless they asked for something.
-    style = "text" if embedded and "log_format" not in settings.sources else settings.log_format
+    # A person watches: text, unless they asked for something.
+    watched = embedded or sys.stderr.isatty()
+    style = "text" if watched and "log_format" not in settings.sources else settings.log_format
     setup_logging(settings.log_level, style)
     app = App(settings, targets, engine=engine, embedded=embedded, store=store)
 
@@ -139,7 +140,7 @@ def describe(app: App, *, dev: bool) -> list[str]:
     lines += [
         "",
         "try in another terminal:",
-        f"  jetloom start {first} --input '{{}}' --wait{option}",
+        f"  jetloom start {first} --input JSON --wait{option}",
         f"  jetloom runs list{option}",
         f"  jetloom events tail{option}",
         "",
