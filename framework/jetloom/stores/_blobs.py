@@ -9,7 +9,7 @@ from ..messages import BlobRef, Names
 from ..transport import Transport
 
 CHUNK = 512 * 1024
-"""Bytes per chunk: below the default max_payload of 1 MiB with room for headers."""
+"""Bytes per chunk: half of the default max_payload of 1 MiB. A server that takes less gets smaller ones."""
 TRIES_MAX = 8
 
 
@@ -23,10 +23,11 @@ class BlobStore:
     async def put(self, root: str, inc: int, data: bytes) -> BlobRef:
         """Stores `data` under its digest; what is there already is not written again. Raises `OutcomeUnknown`."""
         digest = hashlib.sha256(data).hexdigest()
-        chunks = max(1, -(-len(data) // CHUNK))
+        size = min(CHUNK, self._transport.server.max_payload // 2)
+        chunks = max(1, -(-len(data) // size))
         for index in range(chunks):
             subject = self._names.blob(root, inc, digest, index)
-            await self._put_chunk(subject, data[index * CHUNK : (index + 1) * CHUNK])
+            await self._put_chunk(subject, data[index * size : (index + 1) * size])
         return BlobRef(digest, len(data), chunks, root, inc)
 
     async def _put_chunk(self, subject: str, data: bytes) -> None:
