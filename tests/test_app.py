@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from jetloom.app import App, read_definitions, read_targets
 from jetloom.config import Settings
-from jetloom.errors import DefinitionInvalid, InvalidInput, StartFailed
+from jetloom.errors import DefinitionInvalid, NatsUnavailable, StartFailed
+from jetloom.transport import connect
 
 GOOD = """\
 id: greet
@@ -60,7 +62,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """Its name is in the error."""
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InvalidInput, match=r"a\.yaml"):
+    with pytest.raises(DefinitionInvalid, match=r"a\.yaml:1:1: not UTF-8"):
         read_definitions([path])
 
 
@@ -73,3 +75,21 @@ async def test_a_start_that_is_refused_leaves_nothing() -> None:
         app.summary()
     await app.stop()
     await app.stop()
+
+
+@pytest.mark.timeout(60)
+async def test_a_killed_own_server_is_started_again(tmp_path: Path) -> None:
+    """The process connects to it again by itself, and so can everybody else, at the same address."""
+    app = App(Settings(), embedded=True, store=tmp_path / "store")
+    await app.start()
+    try:
+        url = app.summary().nats_url
+        app.kill()
+        back = None
+        while back is None:  # each try waits for an answer as long as its timeout says
+            with contextlib.suppress(NatsUnavailable):
+                back = await connect(url, timeout=1)
+        assert back.server.version
+        await back.close()
+    finally:
+        await app.stop(1)

@@ -21,6 +21,7 @@ import msgspec
 
 from .clock import SYSTEM_CLOCK, Clock
 from .errors import DefinitionInvalid, StartFailed
+from .lifecycle import Supervisor
 from .messages import Names
 from .telemetry import Metrics, get_logger
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .config import Settings
     from .engine import Client, Engine, Worker
     from .runtime import Health, Host, Module, StepHandler
-    from .transport import Transport
+    from .transport import EmbeddedServer, Transport
     from .workflows import Finding
 
 _logger = get_logger("app")
@@ -37,6 +38,9 @@ STORE = Path(".jetloom")
 """Where an embedded server keeps its streams, in the working folder."""
 
 WORKFLOW_SUFFIXES = (".yaml", ".yml")
+
+SERVER_LOOK_SECONDS = 0.5
+"""Between two looks at the own server: a look is one system call."""
 
 STOP_SECONDS_MIN = 0.5
 """What every part gets at the stop, even when those before it used up the deadline: time to close a socket."""
@@ -254,7 +258,21 @@ class App:
         self._kill = server.kill
         self._add("server", lambda _: server.stop())
         await server.start()
+        self._keep_server(server)
         return server.url
+
+    def _keep_server(self, server: EmbeddedServer) -> None:
+        """Whoever kills the server of `jetloom dev` sees what happens in production: it comes back, work resumes."""
+        keeper = Supervisor(self._metrics)
+
+        async def look() -> None:
+            while server.running:
+                await asyncio.sleep(SERVER_LOOK_SECONDS)
+            _logger.warning("the own server ended; it is started again", extra={"server": server.url})
+            await server.restart()
+
+        keeper.run("own-server", look)
+        self._add("server's keeper", lambda _: keeper.stop())
 
     async def _ensure_assets(self, transport: Transport) -> None:
         from .stores import namespace_assets
