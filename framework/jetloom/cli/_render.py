@@ -147,19 +147,19 @@ def run_view(view: RunView, *, now: float) -> RenderableType:
     )
     parts: list[RenderableType] = [fields(rows)]
     if view.steps:
-        parts += [Text(), step_table(view.steps, now=now)]
+        parts += [Text(), step_table(view.steps, now=now, said=view.waits_for)]
     return Group(*parts)
 
 
-def step_table(steps: Sequence[StepView], *, now: float) -> RenderableType:
-    """A row for each step; below, in the whole width, what is to be said of some."""
+def step_table(steps: Sequence[StepView], *, now: float, said: Sequence[str] = ()) -> RenderableType:
+    """A row for each step; below, in the whole width, what is to be said of some and was not `said` above."""
     table = grid("STEP", "STATUS", "ATTEMPT", "TOOK", "WHERE", "HANDLER")
     notes: list[tuple[str, RenderableType]] = []
     for step in steps:
         took = None
         if step.started_at is not None:
             took = (step.ended_at if step.ended_at is not None else now) - step.started_at
-        note = step.waits_for
+        note = "" if f"{step.id}: {step.waits_for}" in said else step.waits_for
         if step.error is not None:
             note = "; ".join(part for part in (f"{step.error.code}: {step.error.message}", note) if part)
         table.add_row(
