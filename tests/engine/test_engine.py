@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jetloom.bus import list_dead_letters
 from jetloom.errors import (
     ErrorClass,
     RunCancelled,
@@ -451,3 +452,17 @@ async def test_a_message_that_does_not_fit_a_waiting_steps_schema_fails_the_step
     await world.client.message(run, "go", {"not": "it"})
     with pytest.raises(RunFailed, match=r"schema\.mismatch"):
         await world.client.result(run, timeout=timedelta(seconds=20))
+
+
+async def test_a_message_for_nobody_is_a_readable_dead_letter(world: RealWorld) -> None:
+    """What an engine can't apply stands in the dead letters like an event that no handler could process."""
+    await world.engine("e")
+    subject = world.names.message("nobody", "go", "id-1")
+    await world.transport.append(subject, b'{"payload": 1}', expected=0)
+
+    async def stored() -> bool:
+        return bool((await list_dead_letters(world.transport, world.names))[0])
+
+    await world.until(stored, "the dead letter is stored")
+    (letter,), _ = await list_dead_letters(world.transport, world.names, module="engine", handler="mailbox")
+    assert (letter.code, letter.subject, letter.data) == ("run.unknown", subject, b'{"payload": 1}')

@@ -181,7 +181,7 @@ class Steps(Module):
     id = "steps"
     seen: ClassVar[list[object]] = []
 
-    @step("steps.reserve", undo="steps.release", ack_wait=20, concurrency=3)
+    @step("steps.reserve", undo="steps.release", concurrency=3)
     async def reserve(self, ctx: StepContext, order: Order) -> Reservation:
         return Reservation(order.id, order.pieces)
 
@@ -209,7 +209,7 @@ def test_steps_are_typed_by_annotations() -> None:
         host = world.host([Steps], await world.connect())
         ctx = NoContext()
         run = {name: handler.function for name, handler in host.steps.items()}
-        assert (host.steps["steps.reserve"].ack_wait, host.steps["steps.reserve"].concurrency) == (20, 3)
+        assert host.steps["steps.reserve"].concurrency == 3
         assert host.undos == {"steps.reserve": "steps.release"}
         reserved = await run["steps.reserve"](ctx, {"id": "o1", "pieces": 2})  # pyright: ignore[reportArgumentType]
         assert reserved == {"order": "o1", "place": 2}

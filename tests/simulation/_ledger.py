@@ -177,8 +177,9 @@ class Ledger:
             self.world.checks.message_left(arrived, f"{stream.asset.name}.{message.sequence}")
 
     def _buried(self, message: Stored) -> None:
-        self.dead.add(message.headers.get("Nats-Msg-Id", ""))
-        self.world.note(f"dead letter {message.headers.get('Jetloom-Reason')}")
+        identity = message.headers.get("Nats-Msg-Id", "").removeprefix("engine.mailbox.")
+        self.dead.add(identity)
+        self.world.note(f"dead letter {identity}")
 
     def _journaled(self, message: Stored) -> None:
         run = self.world.names.run_of_journal(message.subject)

@@ -7,9 +7,18 @@ import logging
 
 import msgspec
 
-from ..errors import ConditionFailed, Disconnected, NoResponders, OutcomeUnknown, RequestTimeout
+from ..bus import DeadLetters
+from ..errors import (
+    Disconnected,
+    ErrorClass,
+    ErrorInfo,
+    NoResponders,
+    OutcomeUnknown,
+    RemoteError,
+    RequestTimeout,
+)
 from ..lifecycle import TaskSet
-from ..messages import HoldingAnswer, HoldingQuery, Start, copied, encode
+from ..messages import HoldingAnswer, HoldingQuery, Start, encode
 from ..stores import ACK_WAIT, IndexValue
 from ..types import RunStatus
 from ._commit import Outcome, commit, retention_of
@@ -20,7 +29,6 @@ from .core import Answer, Draft, RunState, TakeOver, adopt, decode_body, resume
 
 logger = logging.getLogger("jetloom.engine")
 
-DEAD_LETTER_TRIES = 8
 _answers = msgspec.json.Decoder(HoldingAnswer)
 
 
@@ -30,6 +38,7 @@ class Receiver:
     def __init__(self, shell: Shell, tasks: TaskSet) -> None:
         self._shell = shell
         self._tasks = tasks
+        self._letters = DeadLetters(shell.transport, shell.names)
 
     # -- E: a live cover whose holder is another engine
     def ask(self, run: Run, message: Message) -> None:
@@ -190,34 +199,15 @@ class Receiver:
 
     async def dead_letter(self, message: Message, reason: str) -> None:
         """Stores what can't be processed, with the reason. Raises `OutcomeUnknown` after several tries."""
-        delivery, names = message.delivery, self._shell.names
+        delivery, clock = message.delivery, self._shell.clock
         if delivery is None:
             return
         self._shell.count("jetloom_dead_letters_total", module="engine", handler="mailbox")
         logger.warning(
             "a message went to the dead letters", extra={"reason": reason, "subject": delivery.subject}
         )
-        headers = {
-            **copied(delivery.headers),
-            "Jetloom-Reason": reason,
-            "Jetloom-Subject": delivery.subject,
-            "Jetloom-Deliveries": str(delivery.count),
-        }
-        identity = f"{delivery.stream}.{delivery.sequence}"
-        for attempt in range(DEAD_LETTER_TRIES):
-            try:
-                await self._shell.transport.append(
-                    names.dead_letter("engine", "mailbox"),
-                    delivery.data,
-                    headers=headers,
-                    message_id=identity,
-                )
-                return
-            except OutcomeUnknown:
-                if attempt == DEAD_LETTER_TRIES - 1:
-                    raise
-            except ConditionFailed:
-                return
+        info = ErrorInfo(reason, f"{delivery.subject} can't be applied: {reason}", ErrorClass.TERMINAL)
+        await self._letters.add("engine", "mailbox", delivery, info, RemoteError(info), clock.now())
 
     # -- the index
     async def write_index(self, run: Run, status: RunStatus, retention: float) -> None:

@@ -69,7 +69,6 @@ class EndpointMark(msgspec.Struct, frozen=True):
 class StepMark(msgspec.Struct, frozen=True):
     name: str
     undo: str | None
-    ack_wait: float
     concurrency: int
 
 
@@ -104,7 +103,7 @@ def endpoint[F: Callable[..., object]](
 
 
 def step[F: Callable[..., object]](
-    name: str, *, undo: str | None = None, ack_wait: float = 10.0, concurrency: int = 100
+    name: str, *, undo: str | None = None, concurrency: int = 100
 ) -> Callable[[F], F]:
     """The body of a workflow's step: `uses: <name>`.
 
@@ -112,7 +111,7 @@ def step[F: Callable[..., object]](
     annotation `StepContext`. An undo handler takes an `Undo[Input, Output]`. `undo` names the handler that undoes this
     one, for readers and tools; what a run rolls back stands in its definition.
     """
-    return _marker(lambda _: StepMark(name, undo, ack_wait, concurrency))
+    return _marker(lambda _: StepMark(name, undo, concurrency))
 
 
 def marks_of(function: object) -> tuple[Mark, ...]:

@@ -70,11 +70,10 @@ type StepFunction = Callable[[StepContext, JSON], Awaitable[JSON]]
 
 
 class StepHandler(msgspec.Struct, frozen=True):
-    """A named body. `ack_wait` seconds without a beat after which a worker is taken for dead."""
+    """A named body; `concurrency` of them at once in one process."""
 
     name: str
     function: StepFunction
-    ack_wait: float = 10.0
     concurrency: int = 100
 
 

@@ -103,7 +103,6 @@ def _declare(declared: Declared, module: Module, mark: Mark, signature: _Signatu
                 StepHandler(
                     name=check_handler(mark.name),
                     function=signature.step(),
-                    ack_wait=mark.ack_wait,
                     concurrency=mark.concurrency,
                 )
             )
@@ -114,7 +113,7 @@ def _declare(declared: Declared, module: Module, mark: Mark, signature: _Signatu
 def _limit_problem(mark: Mark) -> str:
     if mark.concurrency < 1:
         return f"concurrency is {mark.concurrency}, expected 1 or more"
-    if not isinstance(mark, EndpointMark) and mark.ack_wait < 1:
+    if isinstance(mark, OnMark) and mark.ack_wait < 1:
         return f"ack_wait is {mark.ack_wait:g} s, expected 1 or more"
     return ""
 

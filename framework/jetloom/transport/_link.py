@@ -2,7 +2,7 @@
 
 nats-py keeps connecting, authenticating, TLS and reconnecting. What jetloom sends goes straight into its write
 buffer, and what the subscriptions of jetloom receive goes straight from its parser to a handler. What is
-reached into is pinned by `tests/transport/test_link.py`: `_pending`, `_pending_data_size`, `_flush_queue`,
+reached into is pinned by `tests/transport` and `tests/conformance`: `_pending`, `_pending_data_size`, `_flush_queue`,
 `_subs`, `_sid`, `_process_msg`, `_process_err`, `_process_op_err`.
 """
 

@@ -18,6 +18,7 @@ from ...messages import (
     StepFailed,
     StepSkipped,
     StepStarted,
+    StepUnknown,
     TimerSet,
     join_name,
 )
@@ -156,6 +157,9 @@ class Draft:
             isinstance(record, StepFailed) and record.next == "skip"
         ):
             self._frontier.ended(record.step, self.definition)
+        elif isinstance(record, StepUnknown):
+            # A crash loop ended it: it begins again when a person says so.
+            self._frontier.again.append(record.step)
 
     def _append(self, record: Record) -> None:
         self.wants.extend(undone_by(self.state, record))
