@@ -68,3 +68,9 @@ async def test_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nats_url
     await transport.close()
     with pytest.raises(ConfigInvalid, match="elsewhere"):
         await connect(context="elsewhere")
+
+
+async def test_a_tls_url_is_never_served_in_clear(nats_url: str) -> None:
+    """A server without TLS is refused before anything secret is sent to it."""
+    with pytest.raises(NatsUnavailable, match="TLS"):
+        await connect(nats_url.replace("nats://", "tls://user:secret@"), timeout=1.0)

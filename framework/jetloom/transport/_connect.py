@@ -51,6 +51,7 @@ async def connect(
     try:
         check_version(info.version)
     except ServerTooOld:
+        link.closing = True
         await link.close()
         raise
 
@@ -119,6 +120,8 @@ async def _open(where: Where, name: str, timeout: float, holder: list[NatsTransp
         logger.debug("connection", extra={"error": last[0]})
 
     async def on_disconnect() -> None:
+        if link.closing:
+            return
         logger.info("disconnected from NATS", extra={"url": _shown(where.url)})
         for transport in holder:
             await transport.lost()
@@ -155,6 +158,7 @@ async def _open(where: Where, name: str, timeout: float, holder: list[NatsTransp
             )
     except (TimeoutError, OSError) as error:
         reason = last[0] if isinstance(error, TimeoutError) else str(error)
+        link.closing = True
         await link.close()
         raise NatsUnavailable([f"{_shown(where.url)} ({reason})"]) from error
     return link

@@ -33,6 +33,17 @@ class Link(Client):
     def __init__(self) -> None:
         super().__init__()
         self.received: dict[int, Received] = {}
+        self.closing = False
+        """Whether the connection is being closed on purpose."""
+
+    def _connect_command(self) -> bytes:
+        # nats-py encrypts when the server asks for it, whatever the URL says: refuse before credentials are sent.
+        current = self._current_server
+        if current is not None and current.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise NatsError(
+                "the URL asks for TLS, and the server does not require it: its connections are in clear"
+            )
+        return super()._connect_command()
 
     # -- writing
     def write(self, command: bytes) -> None:

@@ -537,6 +537,7 @@ class NatsTransport:
         for follow in list(self._follows):
             await follow.stop()
         await self.flush()
+        self._link.closing = True
         await self._link.close()
 
     def _check_size(self, subject: str, block: bytes, data: bytes) -> None:
