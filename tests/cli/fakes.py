@@ -20,6 +20,7 @@ from jetloom.errors import (
 from jetloom.messages import ActionVerb
 from jetloom.runtime import JournalLine, RunSummary, RunView, Started, StepView
 from jetloom.types import JSON, Actor, RunStatus, StepStatus
+from jetloom.workflows import Definition
 
 NOW = 1_800_000_000.0
 
@@ -88,7 +89,7 @@ class FakeWorkflows:
 
     async def start(
         self,
-        workflow: str,
+        workflow: str | Definition,
         input: JSON = None,
         *,
         id: str | None = None,
@@ -99,7 +100,7 @@ class FakeWorkflows:
         actor: Actor | None = None,
     ) -> Started:
         if workflow != "order":
-            raise WorkflowNotFound(workflow, ["order"])
+            raise WorkflowNotFound(workflow if isinstance(workflow, str) else workflow.id, ["order"])
         if not isinstance(input, dict) or "id" not in input:
             raise SchemaMismatch("the input of order", ["/: id is required"])
         run = id or "generated"

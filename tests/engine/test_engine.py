@@ -13,18 +13,20 @@ import pytest
 
 from jetloom.bus import list_dead_letters
 from jetloom.errors import (
+    DefinitionInvalid,
     ErrorClass,
     RunCancelled,
     RunConflict,
     RunFailed,
     RunNotFound,
     TaskFailed,
+    VersionConflict,
     WaitTimeout,
     WorkflowNotFound,
 )
 from jetloom.runtime import StepContext
 from jetloom.types import JSON, RunStatus, StepStatus
-from jetloom.workflows import Definition, Emit, Retry, Saga, Step, Wait
+from jetloom.workflows import Definition, Emit, Retry, Saga, Step, Wait, Workflow
 from tests.engine.real_world import RealWorld, echo, real_world, tags
 
 CHAIN = Definition(
@@ -466,3 +468,18 @@ async def test_a_message_for_nobody_is_a_readable_dead_letter(world: RealWorld) 
     await world.until(stored, "the dead letter is stored")
     (letter,), _ = await list_dead_letters(world.transport, world.names, module="engine", handler="mailbox")
     assert (letter.code, letter.subject, letter.data) == ("run.unknown", subject, b'{"payload": 1}')
+
+
+async def test_an_inline_definition_is_checked_registered_and_started(world: RealWorld) -> None:
+    """A definition made in Python starts without a file; the same one again is no change; a bad one is refused."""
+    built = Workflow("inline").step("a", uses="do.a", with_={"who": "${input.name}"}).build()
+    await world.engine("e", LOCAL)
+    run = (await world.client.start(built, {"name": "ann"})).run
+    assert await world.client.result(run) == {"step": "a", "input": {"who": "ann"}}
+    assert (await world.client.start(built, {"name": "ann"}, id="inline-1")).started
+    with pytest.raises(VersionConflict):
+        await world.client.start(Definition(id="inline", steps=(Step("b", uses="do.b"),)), {})
+    with pytest.raises(DefinitionInvalid, match="nowhere"):
+        await world.client.start(
+            Definition(id="bad", steps=(Step("b", uses="do.b", depends_on=("nowhere",)),)), {}
+        )

@@ -11,6 +11,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import (
     ConditionFailed,
     DecodeFailed,
+    DefinitionInvalid,
     Disconnected,
     InvalidInput,
     OutcomeUnknown,
@@ -42,7 +43,7 @@ from ..stores import BlobStore, IndexStore, JournalStore, Line, task_consumer
 from ..telemetry import current
 from ..transport import Incoming, Stored, Transport
 from ..types import JSON, SYSTEM, Actor, RunStatus
-from ..workflows import Compiled, load_text
+from ..workflows import Compiled, Definition, check_definition, load_text
 from ._definitions import Definitions
 from ._view import fold_lines, journal_lines, view_of
 from .core import RunState, decode_body, handler_of
@@ -73,13 +74,27 @@ class Client:
     async def register(self, text: str, *, source: str = "") -> Sequence[str]:
         names: list[str] = []
         for definition in load_text(text, source):
-            await self._definitions.register(definition)
+            await self._register(definition)
             names.append(definition.id)
-            handlers = {handler_of(step.uses) for step in definition.steps if step.uses is not None}
-            handlers |= {handler_of(step.saga.uses) for step in definition.steps if step.saga is not None}
-            for handler in sorted(handlers):
-                await self._transport.ensure(task_consumer(self._names, handler))
         return names
+
+    async def _register(self, definition: Definition) -> str:
+        """The definition, and the consumers of the handlers that it names; its fingerprint."""
+        fingerprint = await self._definitions.register(definition)
+        handlers = {handler_of(step.uses) for step in definition.steps if step.uses is not None}
+        handlers |= {handler_of(step.saga.uses) for step in definition.steps if step.saga is not None}
+        for handler in sorted(handlers):
+            await self._transport.ensure(task_consumer(self._names, handler))
+        return fingerprint
+
+    async def _compiled(self, workflow: str | Definition) -> Compiled:
+        """A registered workflow by name, or an inline definition, which is checked and registered first."""
+        if isinstance(workflow, str):
+            return await self._definitions.get(workflow)
+        findings = check_definition(workflow)
+        if findings:
+            raise DefinitionInvalid(workflow.id, [str(finding) for finding in findings])
+        return await self._definitions.get(workflow.id, await self._register(workflow))
 
     async def workflow(self, name: str, fingerprint: str = "") -> Compiled:
         """Raises `WorkflowNotFound`."""
@@ -94,7 +109,7 @@ class Client:
     # -- S: start
     async def start(
         self,
-        workflow: str,
+        workflow: str | Definition,
         input: JSON = None,
         *,
         id: str | None = None,
@@ -108,10 +123,10 @@ class Client:
             raise InvalidInput(
                 "a run id and a token were given: a token is a run id's origin, give one of them"
             )
-        compiled = await self._definitions.get(workflow)
+        compiled = await self._compiled(workflow)
         value = through_codec(input)
         compiled.check_input(value)
-        run = self._run_id(workflow, id, token)
+        run = self._run_id(compiled.definition.id, id, token)
         body = Start(
             compiled.definition.id,
             input_hash(compiled.definition.id, value),

@@ -12,6 +12,7 @@ import msgspec
 from ..errors import ErrorInfo
 from ..messages import ActionVerb
 from ..types import JSON, Actor, RunStatus, StepStatus
+from ..workflows import Definition
 
 
 class StepContext(Protocol):
@@ -145,7 +146,7 @@ class Workflows(Protocol):
 
     async def start(
         self,
-        workflow: str,
+        workflow: str | Definition,
         input: JSON = None,
         *,
         id: str | None = None,
@@ -156,6 +157,8 @@ class Workflows(Protocol):
         actor: Actor | None = None,
     ) -> Started:
         """Returns when the start is stored. The same id or token again answers with the existing run.
+
+        `workflow` is a registered one's name, or a definition, which is registered first.
 
         Raises `WorkflowNotFound`, `SchemaMismatch`, `RunConflict` (other workflow or input), `NameInvalid`.
         """
