@@ -51,7 +51,8 @@ class Child:
         self.name = name
         self.log = logs / f"{name}.log"
         self.ready_url = ready
-        self.killed = 0
+        self.killed = False
+        """From the kill until it is started again: its end is no surprise."""
         self._arguments = arguments
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
@@ -78,6 +79,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=make_leash(),
             )
+        self.killed = False
 
     async def wait_ready(self, http: aiohttp.ClientSession) -> None:
         """Raises `ChildFailed` when it ends instead, or takes longer than `READY_SECONDS`."""
@@ -102,11 +104,12 @@ class Child:
         """SIGKILL; returns when it is dead. Raises `ChildFailed` when it had ended by itself before."""
         if self._process is None or not self.alive:
             raise ChildFailed(f"{self.name} was to be killed and is dead already\n{self.tail()}")
+        # Before the signal: the end may be seen by others before we hear of it.
+        self.killed = True
         os.killpg(self._process.pid, signal.SIGKILL)
         code = await self._process.wait()
         if code != -signal.SIGKILL:
             raise ChildFailed(f"{self.name} ended with {code} instead of SIGKILL\n{self.tail()}")
-        self.killed += 1
 
     def signal(self, number: signal.Signals) -> None:
         """To its whole process group; a dead one is left alone."""

@@ -58,13 +58,10 @@ class Shop:
 
     async def watch(self) -> None:
         """Never returns; raises `ChildFailed` when a process ends that nobody killed."""
-        killed = {name: child.killed for name, child in self.children.items()}
         while True:
             await asyncio.sleep(0.2)
             for name, child in self.children.items():
-                if child.alive:
-                    killed[name] = child.killed
-                elif child.killed == killed[name]:
+                if not child.alive and not child.killed:
                     raise ChildFailed(f"{name} ended by itself\n{child.tail()}")
 
 
