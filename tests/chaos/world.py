@@ -154,7 +154,9 @@ class World:
         await self.server.stop()
 
     def bodies(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.books.read_text().splitlines()]
+        # The last line may be seen half written.
+        whole, _, _ = self.books.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     async def events(self) -> Counter[str]:
         """How often each event id stands in the events stream."""
