@@ -171,7 +171,8 @@ class Draft:
 
         Raises `NoCover`.
         """
-        if self._cover:
+        if self._cover in self.state.covers:
+            # A poke of this very entry may have replaced it meanwhile.
             return self._cover
         around = self.around
         for ref, cover in self.state.covers.items():
