@@ -61,6 +61,12 @@ logger = logging.getLogger("jetloom.transport")
 
 CROWDED_PAUSE = 0.001
 
+BATCH_BYTES_MAX = 8 << 20
+"""What one batched read brings, apart from a single larger message; it is paged on from there."""
+
+BATCHES_MAX = 4
+"""Batched reads open at once: together half of the 64 MiB pending at which a server cuts a client off as slow."""
+
 type Answer = Callable[[Head, bytes], None]
 
 
@@ -80,6 +86,7 @@ class NatsTransport:
         self._pulls: list[NatsPull] = []
         self._follows: list[NatsFollow] = []
         self._replicas: dict[str, int] = {}
+        self._batches = asyncio.Semaphore(BATCHES_MAX)
         self._closed = False
         link.listen(f"{self._inbox}.*", self._on_answer)
 
@@ -325,7 +332,7 @@ class NatsTransport:
         if direct or await self._replicas_of(stream) == 1:
             # With one replica the only one that can answer is the leader.
             stored, more = await self._batch(stream, subject, after, limit)
-            # The server ends a batch early (at 64 MiB), and says that there is more.
+            # A batch ends early at BATCH_BYTES_MAX, and says that there is more.
             while more and 0 < len(stored) < limit:
                 page, more = await self._batch(stream, subject, stored[-1].sequence, limit - len(stored))
                 more = more and bool(page)
@@ -369,21 +376,26 @@ class NatsTransport:
         return stored_of(head, data) if not head.status else None
 
     async def _batch(self, stream: str, subject: str, after: int, limit: int) -> tuple[list[Stored], bool]:
-        """One batched direct get, and whether there is more."""
+        """One batched direct get, and whether there is more.
+
+        Bounded in bytes and in how many are open: left alone the server sends up to 64 MiB at once, which is also
+        what may be pending for a client before the server cuts it off as a slow one.
+        """
         done: asyncio.Future[list[tuple[Head, bytes]]] = asyncio.get_running_loop().create_future()
         verb = f"$JS.API.DIRECT.GET.{stream}"
         collector = Collector(done)
-        body = {"seq": after + 1, "next_by_subj": subject, "batch": limit}
-        parts = await self._call(
-            verb,
-            msgspec.json.encode(body),
-            b"",
-            REQUEST_SECONDS,
-            done,
-            collector,
-            lambda: RequestTimeout(verb, REQUEST_SECONDS),
-            lambda: Disconnected(verb),
-        )
+        body = {"seq": after + 1, "next_by_subj": subject, "batch": limit, "max_bytes": BATCH_BYTES_MAX}
+        async with self._batches:
+            parts = await self._call(
+                verb,
+                msgspec.json.encode(body),
+                b"",
+                REQUEST_SECONDS,
+                done,
+                collector,
+                lambda: RequestTimeout(verb, REQUEST_SECONDS),
+                lambda: Disconnected(verb),
+            )
         return [stored_of(head, data) for head, data in parts], collector.more
 
     async def _replicas_of(self, stream: str) -> int:
