@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 else:
     # msgspec can't build a decoder for a recursive alias; the type is for the checker only.
     JSON = Any
+
+
+type Duration = timedelta | float
+"""A length of time as a caller gives it; a number is seconds."""
+
+
+def seconds(duration: Duration) -> float:
+    """A duration as the units below pass it on."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
 
 
 class ActorKind(StrEnum):

@@ -11,8 +11,9 @@ from ._bus import Bus
 from ._dead_letters import DeadLetter, DeadLetters, get_dead_letter, list_dead_letters
 from ._event import Event, PayloadDecoder
 from ._follow import follow_events
+from ._handler import EventHandler, Mode, Start
 from ._retry import Retry
-from ._subscription import EventHandler, GroupSubscription, check_pattern, consumer_name
+from ._subscription import GroupSubscription, check_pattern, consumer_name
 
 __all__ = [
     "Bus",
@@ -21,8 +22,10 @@ __all__ = [
     "Event",
     "EventHandler",
     "GroupSubscription",
+    "Mode",
     "PayloadDecoder",
     "Retry",
+    "Start",
     "check_pattern",
     "consumer_name",
     "follow_events",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-
-import msgspec
 
 from ..clock import Clock
 from ..errors import JetloomError, NameInvalid, TaskFailed, to_info
@@ -15,8 +12,8 @@ from ..messages import Names, from_headers, join_name
 from ..telemetry import Context, Metrics, context_from_headers, get_logger, use
 from ..transport import ConsumerAsset, Delivery, Pull, Transport
 from ._dead_letters import DeadLetters
-from ._event import Event, PayloadDecoder, event_of
-from ._retry import Retry
+from ._event import event_of
+from ._handler import EventHandler
 
 PULL_EXPIRY = 1.0
 """Seconds that one pull request lives, and so about the time that a drain waits when nothing happens."""
@@ -31,22 +28,6 @@ process every time never fails, and restarts of the process count too."""
 _PATTERN = re.compile(r"([A-Za-z0-9_-]+|\*)(\.([A-Za-z0-9_-]+|\*))*(\.>)?|>")
 
 _logger = get_logger("bus")
-
-
-class EventHandler[T](msgspec.Struct, frozen=True):
-    """What handles which events, and how.
-
-    `module` and `name` make the group. `pattern` is a type in which `*` is any token and a last `>` all that follow.
-    """
-
-    module: str
-    name: str
-    pattern: str
-    function: Callable[[Event[T]], Awaitable[None]]
-    decoder: PayloadDecoder[T]
-    retry: Retry = Retry()
-    concurrency: int = 16
-    ack_wait: float = 30.0
 
 
 class GroupSubscription[T]:
@@ -174,6 +155,7 @@ class GroupSubscription[T]:
             module=handler.module,
         )
         with use(context):
+            assert handler.function is not None
             await handler.function(event)
 
     async def _failed(self, delivery: Delivery, error: Exception) -> None:

@@ -101,4 +101,4 @@ def _endpoint[T](
     async def serve(data: bytes) -> bytes:
         return encode(await function(decoder.decode(data or b"{}")))
 
-    return Endpoint(verb, names.api(verb), serve)
+    return Endpoint(name=verb, subject=names.api(verb), function=serve)

@@ -6,12 +6,15 @@ caller as the same class. A request is at most once: a caller that got no answer
 """
 
 from ._call import Rpc
+from ._endpoint import Describe, Endpoint, EndpointSpec
 from ._errors import Busy, error_reply, status_of
-from ._service import Endpoint, EndpointStats, MicroService
+from ._service import EndpointStats, MicroService
 
 __all__ = [
     "Busy",
+    "Describe",
     "Endpoint",
+    "EndpointSpec",
     "EndpointStats",
     "MicroService",
     "Rpc",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,6 +22,7 @@ from ..lifecycle import TaskSet
 from ..messages import H_CONTENT_TYPE, encode, to_rfc3339
 from ..telemetry import Metrics, context_from_headers, get_logger, remaining_seconds, use
 from ..transport import Incoming, Subscription, Transport
+from ._endpoint import Endpoint
 from ._errors import Busy, error_reply
 
 QUEUE = "q"
@@ -35,18 +36,6 @@ _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.
 _PREFIX = "io.nats.micro.v1."
 
 _logger = get_logger("rpc")
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint. `function` takes and gives bytes; `concurrency` requests at once, above it the answer is `Busy`;
-    `timeout` seconds for one, besides the caller's deadline."""
-
-    name: str
-    subject: str
-    function: Callable[[bytes], Awaitable[bytes]]
-    concurrency: int = 100
-    timeout: float | None = None
-    metadata: dict[str, str] = {}
 
 
 class EndpointStats(msgspec.Struct):
@@ -187,6 +176,7 @@ class MicroService:
             scope = asyncio.timeout(seconds)
             try:
                 async with scope:
+                    assert endpoint.function is not None
                     return await endpoint.function(request.data)
             except TimeoutError:
                 if scope.expired():

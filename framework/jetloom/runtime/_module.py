@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
-from ..bus import Retry
+from ..bus import Mode, Retry, Start
+from ..types import Duration, seconds
 
 if TYPE_CHECKING:
     from ._runtime import Runtime
@@ -16,6 +18,10 @@ MARK = "__jetloom__"
 """The attribute under which a decorated function keeps its declarations."""
 
 RETRY = Retry()
+NO_METADATA: Mapping[str, str] = {}
+
+type Missed = Literal["skip", "once", "all"]
+type HealthKind = Literal["live", "ready"]
 
 
 class Undo[I, O](msgspec.Struct, frozen=True):
@@ -52,18 +58,29 @@ class Module:
         """Called once for each `init` that returned."""
 
 
-class OnMark(msgspec.Struct, frozen=True):
+class OnMark(msgspec.Struct, frozen=True, kw_only=True):
     pattern: str
     name: str
+    mode: Mode
+    start: Start
+    where: str
+    key: str
+    batch: int
+    batch_wait: float
+    dedupe: float
+    timeout: float | None
     retry: Retry
     concurrency: int
     ack_wait: float
 
 
-class EndpointMark(msgspec.Struct, frozen=True):
+class EndpointMark(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     concurrency: int
     timeout: float | None
+    group: str
+    idempotent: bool
+    metadata: dict[str, str]
 
 
 class StepMark(msgspec.Struct, frozen=True):
@@ -72,34 +89,157 @@ class StepMark(msgspec.Struct, frozen=True):
     concurrency: int
 
 
-type Mark = OnMark | EndpointMark | StepMark
+class EveryMark(msgspec.Struct, frozen=True, kw_only=True):
+    spec: str
+    name: str
+    tz: str
+    missed: Missed
+    missed_max: int
+    timeout: float | None
+    retry: Retry
+
+
+class HealthMark(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    kind: HealthKind
+    timeout: float
+    interval: float
+
+
+class BackgroundMark(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    restarts_max: int
+
+
+type Mark = OnMark | EndpointMark | StepMark | EveryMark | HealthMark | BackgroundMark
 
 
 def on[F: Callable[..., object]](
     event_type: str,
     *,
     name: str = "",
+    mode: Mode = "group",
+    start: Start = "all",
+    where: str = "",
+    key: str = "",
+    batch: int = 0,
+    batch_wait: Duration = 1.0,
+    dedupe: Duration = 0.0,
+    timeout: Duration | None = None,
     retry: Retry = RETRY,
     concurrency: int = 16,
-    ack_wait: float = 30.0,
+    ack_wait: Duration = 30.0,
 ) -> Callable[[F], F]:
     """Handles events of a type, or of a pattern (`shop.order.*`, `shop.>`), one delivery per module.
 
-    The method takes an `Event[Payload]` and may be sync (it then runs in a thread). `name` (the method's) names the
-    durable subscription: keep it, or the new one starts from the oldest event. `concurrency` events are handled at
-    once. An error is retried as `retry` says unless it is terminal; then the event goes to the dead letters.
+    The method takes an `Event[Payload]`, or a `list[Event[Payload]]` with `batch` set, and may be sync (it then runs in
+    a thread). `name` (the method's) names the durable subscription: keep it, or the new one begins at `start`.
+
+    - `mode`: `group` (durable, one replica gets each event), `broadcast` (every replica), `live` (every replica, only
+      what is stored while it listens, never again).
+    - `start`: `all`, `new`, a time or a sequence; for a subscription that is made.
+    - `where`: a CEL condition, such as `event.payload.amount > 100`.
+    - `key`: a CEL expression, such as `event.payload.order`: events of one key are handled in order.
+    - `dedupe`: an event whose id was handled within that time is passed over, whatever published it again.
+    - `concurrency` events are handled at once (calls, with `batch`). `timeout` ends one call.
+
+    An error is retried as `retry` says unless it is terminal; then the event goes to the dead letters.
     """
-    return _marker(lambda function: OnMark(event_type, name or _name(function), retry, concurrency, ack_wait))
+    return _marker(
+        lambda function: OnMark(
+            pattern=event_type,
+            name=name or _name(function),
+            mode=mode,
+            start=start,
+            where=where,
+            key=key,
+            batch=batch,
+            batch_wait=seconds(batch_wait),
+            dedupe=seconds(dedupe),
+            timeout=None if timeout is None else seconds(timeout),
+            retry=retry,
+            concurrency=concurrency,
+            ack_wait=seconds(ack_wait),
+        )
+    )
 
 
 def endpoint[F: Callable[..., object]](
-    name: str, *, concurrency: int = 100, timeout: float | None = None
+    name: str = "",
+    *,
+    concurrency: int = 100,
+    timeout: Duration | None = None,
+    group: str = "q",
+    idempotent: bool = False,
+    metadata: Mapping[str, str] = NO_METADATA,
 ) -> Callable[[F], F]:
     """Answers requests on `<ns>.rpc.<module>.<name>`: a NATS micro service that any client can call.
 
-    The method takes one argument (or none) and returns the answer. More than `concurrency` at once are answered busy.
+    The method takes one argument (or none) and returns the answer; an async generator answers in parts. More than
+    `concurrency` at once are answered busy. `idempotent` lets a typed client repeat a call whose outcome is unknown.
+    `group` is the queue group: instances of another group each get every request as well.
     """
-    return _marker(lambda _: EndpointMark(name, concurrency, timeout))
+    return _marker(
+        lambda function: EndpointMark(
+            name=name or _name(function),
+            concurrency=concurrency,
+            timeout=None if timeout is None else seconds(timeout),
+            group=group,
+            idempotent=idempotent,
+            metadata=dict(metadata),
+        )
+    )
+
+
+def every[F: Callable[..., object]](
+    spec: str | timedelta,
+    *,
+    name: str = "",
+    tz: str = "UTC",
+    missed: Missed = "once",
+    missed_max: int = 100,
+    timeout: Duration | None = None,
+    retry: Retry = RETRY,
+) -> Callable[[F], F]:
+    """Calls the method at the times of a cron line (`*/5 * * * *`, seconds as a sixth field in front) or of an interval
+    (`30s`, `timedelta(minutes=5)`), once over all replicas of the module.
+
+    The method takes a `Tick`, or nothing. NATS keeps and fires the schedule. What was missed while no replica ran:
+    `skip` passes over it, `once` is called for the latest, `all` for each, at most `missed_max`.
+    """
+    text = spec if isinstance(spec, str) else f"{spec.total_seconds():g}s"
+    return _marker(
+        lambda function: EveryMark(
+            spec=text,
+            name=name or _name(function),
+            tz=tz,
+            missed=missed,
+            missed_max=missed_max,
+            timeout=None if timeout is None else seconds(timeout),
+            retry=retry,
+        )
+    )
+
+
+def health[F: Callable[..., object]](
+    name: str = "", *, kind: HealthKind = "ready", timeout: Duration = 5.0, interval: Duration = 10.0
+) -> Callable[[F], F]:
+    """A check of the module, or of something it depends on. It passes when the method returns None or True; it fails
+    with what it raises, or the text that it returns. A failing `live` check asks for a restart, a failing `ready` one
+    for no traffic. It is called every `interval`, and each call is limited to `timeout`.
+    """
+    return _marker(
+        lambda function: HealthMark(
+            name=name or _name(function), kind=kind, timeout=seconds(timeout), interval=seconds(interval)
+        )
+    )
+
+
+def background[F: Callable[..., object]](*, name: str = "", restarts_max: int = 10) -> Callable[[F], F]:
+    """A task that runs from after `init` until `shutdown`. One that raises is started again with backoff; after
+    `restarts_max` failures without a good minute in between the process says that it is not live. Returning ends it.
+    """
+    return _marker(lambda function: BackgroundMark(name=name or _name(function), restarts_max=restarts_max))
 
 
 def step[F: Callable[..., object]](

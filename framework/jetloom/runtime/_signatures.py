@@ -14,7 +14,17 @@ from ..errors import InvalidInput, NameInvalid, TaskFailed
 from ..messages import Names, check_handler, encode
 from ..rpc import Endpoint
 from ..types import JSON
-from ._module import EndpointMark, Mark, Module, OnMark, StepMark, marks_of
+from ._module import (
+    BackgroundMark,
+    EndpointMark,
+    EveryMark,
+    HealthMark,
+    Mark,
+    Module,
+    OnMark,
+    StepMark,
+    marks_of,
+)
 from ._ports import StepContext, StepHandler
 
 type Body = Callable[..., Awaitable[object]]
@@ -83,6 +93,14 @@ def _declare(declared: Declared, module: Module, mark: Mark, signature: _Signatu
                     function=cast("Callable[[Event[object]], Awaitable[None]]", signature.body),
                     decoder=signature.event_payload(),
                     retry=mark.retry,
+                    mode=mark.mode,
+                    start=mark.start,
+                    where=mark.where,
+                    key=mark.key,
+                    batch=mark.batch,
+                    batch_wait=mark.batch_wait,
+                    dedupe=mark.dedupe,
+                    timeout=mark.timeout,
                     concurrency=mark.concurrency,
                     ack_wait=mark.ack_wait,
                 )
@@ -95,7 +113,9 @@ def _declare(declared: Declared, module: Module, mark: Mark, signature: _Signatu
                     function=signature.endpoint(),
                     concurrency=mark.concurrency,
                     timeout=mark.timeout,
-                    metadata=signature.type_names(),
+                    group=mark.group,
+                    idempotent=mark.idempotent,
+                    metadata={**signature.type_names(), **mark.metadata},
                 )
             )
         case StepMark():
@@ -108,10 +128,12 @@ def _declare(declared: Declared, module: Module, mark: Mark, signature: _Signatu
             )
             if mark.undo is not None:
                 declared.undos[mark.name] = check_handler(mark.undo)
+        case EveryMark() | HealthMark() | BackgroundMark():
+            raise _Wrong(f"{signature.where}: not served yet")
 
 
 def _limit_problem(mark: Mark) -> str:
-    if mark.concurrency < 1:
+    if isinstance(mark, OnMark | EndpointMark | StepMark) and mark.concurrency < 1:
         return f"concurrency is {mark.concurrency}, expected 1 or more"
     if isinstance(mark, OnMark) and mark.ack_wait < 1:
         return f"ack_wait is {mark.ack_wait:g} s, expected 1 or more"
