@@ -317,12 +317,13 @@ class NatsTransport:
 
     # -- streams: reading
     async def last(self, stream: str, subject: str, *, direct: bool = False) -> Stored | None:
-        if direct:
+        if direct or await self._replicas_of(stream) == 1:
+            # With one replica the only one that can answer is the leader.
             return await self._direct(f"DIRECT.GET.{stream}.{subject}", None)
         return await self._leader(stream, {"last_by_subj": subject})
 
     async def get(self, stream: str, sequence: int, *, direct: bool = False) -> Stored | None:
-        if direct:
+        if direct or await self._replicas_of(stream) == 1:
             return await self._direct(f"DIRECT.GET.{stream}", {"seq": sequence})
         return await self._leader(stream, {"seq": sequence})
 
@@ -330,7 +331,6 @@ class NatsTransport:
         self, stream: str, subject: str, *, after: int = 0, limit: int = 256, direct: bool = False
     ) -> Sequence[Stored]:
         if direct or await self._replicas_of(stream) == 1:
-            # With one replica the only one that can answer is the leader.
             stored, more = await self._batch(stream, subject, after, limit)
             # A batch ends early at BATCH_BYTES_MAX, and says that there is more.
             while more and 0 < len(stored) < limit:
