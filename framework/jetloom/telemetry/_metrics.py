@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import InvalidInput, InvariantBroken, invariant
+from ._families import Family
 from ._table import METRICS, UNITS, MetricSpec
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-    from prometheus_client.metrics import MetricWrapperBase
 
 LABEL_SETS_MAX = 2_000
 """Of one metric: what comes later is counted under `other`, so that a bad label can't fill the memory."""
@@ -41,7 +41,7 @@ class Metrics:
 
         self._registry: CollectorRegistry = Registry(auto_describe=False)
         self._specs: dict[str, MetricSpec] = {}
-        self._families: dict[str, MetricWrapperBase] = {}
+        self._families: dict[str, Family] = {}
         self._children: dict[tuple[str, tuple[tuple[str, str], ...]], object] = {}
         self._sets: dict[str, int] = {}
         if process:
@@ -53,8 +53,6 @@ class Metrics:
 
     def declare(self, spec: MetricSpec) -> None:
         """Adds a metric, such as a module's own. The same one again is fine; another of that name is not."""
-        import prometheus_client
-
         known = self._specs.get(spec.name)
         if known == spec:
             return
@@ -64,15 +62,8 @@ class Metrics:
             raise InvalidInput(f"metric {spec.name} must end in one of {', '.join(UNITS)}")
         if (spec.kind == "counter") != spec.name.endswith("_total"):
             raise InvalidInput(f"metric {spec.name}: counters, and only they, end in _total")
-        match spec.kind:
-            case "counter":
-                made = prometheus_client.Counter(spec.name, spec.help, spec.labels, registry=self._registry)
-            case "gauge":
-                made = prometheus_client.Gauge(spec.name, spec.help, spec.labels, registry=self._registry)
-            case "histogram":
-                made = prometheus_client.Histogram(
-                    spec.name, spec.help, spec.labels, registry=self._registry, buckets=spec.buckets
-                )
+        made = Family(spec)
+        self._registry.register(made)
         self._specs[spec.name] = spec
         self._families[spec.name] = made
 
@@ -114,13 +105,11 @@ class Metrics:
             set(labels) == set(spec.labels), f"metric {name} has labels {spec.labels}, not {tuple(labels)}"
         )
         family = self._families[name]
-        if not spec.labels:
-            child: object = family
-        else:
+        if spec.labels:
             sets = self._sets[name] = self._sets.get(name, 0) + 1
             if sets > LABEL_SETS_MAX:
                 # Not remembered: the number of keys stays bounded as well.
-                return family.labels(**dict.fromkeys(spec.labels, OTHER))
-            child = family.labels(**labels)
+                return family.child((OTHER,) * len(spec.labels))
+        child = family.child(tuple(labels[label] for label in spec.labels))
         self._children[key] = child
         return child
