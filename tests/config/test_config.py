@@ -56,11 +56,11 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         load_settings(environ, folder=tmp_path)
     text = caught.value.message
     for expected in (
-        "JETLOOM_PROFILE: Invalid enum value",
+        "JETLOOM_PROFILE: expected one of dev, replicated, single, single-sync, found 'prod'",
         "JETLOOM_HTTP_PORT: Expected `int` <= 65535",
         "JETLOOM_NAMESPCE is no setting; did you mean JETLOOM_NAMESPACE?",
         "own.toml: namspace is no setting; did you mean namespace?",
-        "own.toml: nats.uri is no setting",
+        "own.toml: nats.uri is no setting; did you mean nats.url?",
         "own.toml: shards: Expected `int`, got `str`",
     ):
         assert expected in text, f"{expected!r} is not in {text}"
