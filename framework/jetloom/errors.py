@@ -13,6 +13,7 @@
     ├── NotFound                RunNotFound, WorkflowNotFound, ModuleNotFound, ModuleNotLocal, StepNotFound
     ├── Conflict                RunConflict, VersionConflict, ModuleConflict
     ├── ConditionFailed         a conditional write met another sequence: a verdict
+    ├── LockTimeout, LockLost   a lock that was not had in time, or could not be proven any more; LockHeld, FencedOff
     ├── OutcomeUnknown          a write that got no verdict: it may be stored or not
     ├── Unavailable             NatsUnavailable, ServerTooOld, NoResponders, RequestTimeout, AssetDrifted
     ├── RunFailed, RunCancelled how a run that somebody waited for ended
@@ -25,6 +26,7 @@ same class. Unknown exceptions of user code are retryable; invalid input is term
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -307,6 +309,75 @@ class ConditionFailed(Conflict):
         self.actual_sequence = actual
 
 
+class LockTimeout(JetloomError):
+    """Somebody else had the lock all the time that was given. Times are seconds since the epoch, 0 when unknown."""
+
+    code = "lock.timeout"
+    error_class = ErrorClass.RETRYABLE
+
+    def __init__(
+        self, name: str, seconds: float, *, owner: str = "", since: float = 0.0, until: float = 0.0
+    ) -> None:
+        holder = (
+            f"{owner} holds it since {_instant(since)}, for now until {_instant(until)}"
+            if owner
+            else "nobody is known to hold it, so the server gave no answer or others were faster"
+        )
+        super().__init__(
+            f"lock {name!r} was not free within {seconds:g} s: {holder}. Wait longer, or look why it is held so long",
+            name=name,
+            seconds=seconds,
+            owner=owner,
+            since=since,
+            until=until,
+        )
+
+
+class LockLost(JetloomError):
+    """The lock can't be proven any more: another one may hold it. What was done under it needs its fence."""
+
+    code = "lock.lost"
+    error_class = ErrorClass.RETRYABLE
+
+    def __init__(self, name: str, fence: int, reason: str) -> None:
+        super().__init__(
+            f"lock {name!r} with fence {fence} was lost: {reason}. Take it again, and begin from what is stored",
+            name=name,
+            fence=fence,
+            reason=reason,
+        )
+
+
+class LockHeld(JetloomError):
+    """The task has the lock already, and locks are not re-entrant: it would wait for itself."""
+
+    code = "lock.held"
+
+    def __init__(self, name: str, fence: int) -> None:
+        super().__init__(
+            f"lock {name!r} is held by this very task, with fence {fence}: locks are not re-entrant, use the one that "
+            "it has",
+            name=name,
+            fence=fence,
+        )
+
+
+class FencedOff(JetloomError):
+    """A write with a fence below the one that the key has seen: a later holder of the lock was there."""
+
+    code = "lock.fenced_off"
+    error_class = ErrorClass.RETRYABLE
+
+    def __init__(self, key: str, fence: int, newest: int) -> None:
+        super().__init__(
+            f"{key}: fence {fence} is older than {newest}, which was written since: the lock has another holder. "
+            "Nothing was written; take the lock again",
+            key=key,
+            fence=fence,
+            newest=newest,
+        )
+
+
 class OutcomeUnknown(JetloomError):
     """A write that got no verdict (timeout, disconnect, no leader, server busy): it may be stored or not."""
 
@@ -482,6 +553,10 @@ class InvariantBroken(JetloomError):
     """A bug in jetloom: please report it with the message."""
 
     code = "invariant.broken"
+
+
+def _instant(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds") if at else "an unknown time"
 
 
 def invariant(holds: object, message: str) -> None:

@@ -22,6 +22,7 @@ H_HANDLER = "Jetloom-Handler"
 H_KEY = "Jetloom-Key"
 H_DEADLINE = "Jetloom-Deadline"
 H_REPLY = "Jetloom-Reply"
+H_FENCE = "Jetloom-Fence"
 
 H_ERROR_CODE = "Nats-Service-Error-Code"
 H_ERROR = "Nats-Service-Error"

@@ -267,6 +267,14 @@ class Names:
     def lock(self, name: str) -> str:
         return f"$KV.{self.locks_bucket}.{escape_token(name)}"
 
+    def lock_name(self, subject: str) -> str:
+        """The name of the lock that is kept under this subject."""
+        return unescape_token(subject.rpartition(".")[2])
+
+    def lock_wanted(self, name: str) -> str:
+        """Core subject on which holders hear that others wait for a lock; `*` for all of them."""
+        return f"{self.namespace}.lock.wanted.{name if name == '*' else escape_token(name)}"
+
     def blob(self, root: str, inc: int, digest: str, chunk: int | str) -> str:
         return f"{self.namespace}.blob.{root}.{inc}.{digest}.{chunk}"
 

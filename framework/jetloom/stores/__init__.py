@@ -10,6 +10,7 @@ from ._assets import (
     dlq_asset,
     events_asset,
     kv_asset,
+    locks_asset,
     markers_asset,
     namespace_assets,
     task_consumer,
@@ -18,6 +19,8 @@ from ._blobs import BlobStore
 from ._index import IndexRow, IndexStore, IndexValue
 from ._journal import JournalStore, Line, NewerVersion
 from ._kv import Change, Entry, KeyValue
+from ._lease import LockInfo, find_lock, list_locks
+from ._locks import Lock, Locks
 
 __all__ = [
     "ACK_WAIT",
@@ -31,10 +34,16 @@ __all__ = [
     "JournalStore",
     "KeyValue",
     "Line",
+    "Lock",
+    "LockInfo",
+    "Locks",
     "NewerVersion",
     "dlq_asset",
     "events_asset",
+    "find_lock",
     "kv_asset",
+    "list_locks",
+    "locks_asset",
     "markers_asset",
     "namespace_assets",
     "task_consumer",

@@ -76,6 +76,19 @@ def dlq_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
     )
 
 
+def locks_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
+    """Locks: one message for each, gone with its TTL. No rollup and so no markers: a holder can't free the others'."""
+    return StreamAsset(
+        name=names.locks_stream,
+        subjects=(f"$KV.{names.locks_bucket}.>",),
+        discard="new",
+        messages_per_subject_max=1,
+        ttl=True,
+        replicas=replicas,
+        description="locks",
+    )
+
+
 # -- runs
 def namespace_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
     """Everything that a namespace needs, streams before the consumers on them.
@@ -87,7 +100,7 @@ def namespace_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
         events_asset(names, replicas=replicas),
         dlq_asset(names, replicas=replicas),
         _tasks(names, replicas),
-        _locks(names, replicas),
+        locks_asset(names, replicas=replicas),
         _bucket(names.workflows_bucket, replicas, "workflow definitions"),
         _bucket(names.config_bucket, replicas, "live configuration"),
         _index(names, replicas),
@@ -164,18 +177,6 @@ def _tasks(names: Names, replicas: int) -> StreamAsset:
         duplicate_window=DEDUPE,
         replicas=replicas,
         description="steps for handlers in other processes",
-    )
-
-
-def _locks(names: Names, replicas: int) -> StreamAsset:
-    return StreamAsset(
-        name=names.locks_stream,
-        subjects=(f"$KV.{names.locks_bucket}.>",),
-        discard="new",
-        messages_per_subject_max=1,
-        ttl=True,
-        replicas=replicas,
-        description="locks",
     )
 
 

@@ -122,6 +122,15 @@ METRICS: tuple[MetricSpec, ...] = (
         "Requests made; outcome ok or an error's code.",
         ("service", "endpoint", "outcome"),
     ),
+    # locks
+    MetricSpec("jetloom_lock_wait_seconds", "histogram", "From asking for a lock to having it."),
+    MetricSpec("jetloom_lock_held_seconds", "histogram", "From having a lock to its end."),
+    MetricSpec(
+        "jetloom_locks_lost_total",
+        "counter",
+        "Locks lost while held; reason taken, unproven or stopped.",
+        ("reason",),
+    ),
     # process
     MetricSpec("jetloom_nats_disconnects_total", "counter", "Connections to NATS that were lost."),
     MetricSpec("jetloom_nats_reconnects_total", "counter", "Connections to NATS that were restored."),
