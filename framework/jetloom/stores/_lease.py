@@ -53,13 +53,17 @@ GONE = ("DEL", "PURGE")
 
 
 class LockValue(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A held lock on the wire. `fence` 0: the message's own sequence. Times are seconds since the epoch."""
+    """A held lock on the wire. `fence` 0: the message's own sequence. Times are seconds since the epoch.
+
+    `process` is the holder's, as it stands in line with others; `engine` is what the engines' own lock has.
+    """
 
     owner: str = ""
     until: float = 0.0
     since: float = 0.0
     fence: int = 0
     ttl: float = 0.0
+    process: str = ""
     engine: str = ""
 
 
@@ -109,28 +113,30 @@ class LockStore:
     """The bucket of locks."""
 
     def __init__(self, transport: Transport, names: Names, clock: Clock, owner: str) -> None:
-        self._transport = transport
-        self._stream = names.locks_stream
-        self._clock = clock
-        self._owner = owner
+        self.process = clock.token()[:16]
+        self.transport = transport
+        self.names = names
+        self.clock = clock
+        self._owner = owner or f"process {self.process}"
 
     async def read(self, subject: str) -> Stored | None:
         """The lock's message as the leader has it. Raises `Unavailable`, `Refused` without a stream."""
-        return await self._transport.last(self._stream, subject)
+        return await self.transport.last(self.names.locks_stream, subject)
 
-    async def take(self, subject: str, ttl: float, expected: int, nonce: str) -> Lease:
+    async def take(self, subject: str, ttl: float, expected: int, nonce: str) -> tuple[Lease, Stored]:
         """Writes over exactly what was read. Raises `ConditionFailed`, `OutcomeUnknown`, `Disconnected`."""
-        sent, now = self._clock.monotonic(), self._clock.now()
-        value = LockValue(self._owner, now + ttl, now, ttl=ttl)
+        sent, now = self.clock.monotonic(), self.clock.now()
+        value = LockValue(self._owner, now + ttl, now, ttl=ttl, process=self.process)
         sequence = await self._write(subject, value, nonce, expected, ttl)
-        return Lease(subject, ttl, sequence, sent, now)
+        stored = Stored(subject, sequence, encode(value), {H_NONCE: nonce}, now)
+        return Lease(subject, ttl, sequence, sent, now), stored
 
     async def renew(self, lease: Lease) -> Literal["renewed", "gone", "unknown"]:
         """One try. `unknown`: nobody can say yet, try again."""
-        nonce, sent = self._clock.token(), self._clock.monotonic()
+        nonce, sent = self.clock.token(), self.clock.monotonic()
         lease.nonces[nonce] = sent
-        until = self._clock.now() + lease.ttl
-        value = LockValue(self._owner, until, lease.since, lease.fence, lease.ttl)
+        until = self.clock.now() + lease.ttl
+        value = LockValue(self._owner, until, lease.since, lease.fence, lease.ttl, self.process)
         try:
             sequence = await self._write(lease.subject, value, nonce, lease.revision, lease.ttl)
         except (ConditionFailed, OutcomeUnknown, Disconnected, Refused):
@@ -159,12 +165,12 @@ class LockStore:
             return False
 
     async def _release(self, lease: Lease) -> bool:
-        nonce = self._clock.token()
+        nonce = self.clock.token()
         # The deletion goes by itself a second later: a bucket of a million names that were used once stays empty.
         headers = {H_KV_OPERATION: "DEL", H_NONCE: nonce}
         while True:
             try:
-                await self._transport.append(
+                await self.transport.append(
                     lease.subject, b"", headers=headers, expected=lease.revision, ttl=TTL_MIN
                 )
             except (ConditionFailed, OutcomeUnknown, Disconnected, Refused):
@@ -188,7 +194,7 @@ class LockStore:
                 await asyncio.sleep(RETRY)
 
     async def _write(self, subject: str, value: LockValue, nonce: str, expected: int, ttl: float) -> int:
-        done = await self._transport.append(
+        done = await self.transport.append(
             subject, encode(value), headers={H_NONCE: nonce}, expected=expected, ttl=math.ceil(ttl)
         )
         return done.sequence
@@ -199,12 +205,17 @@ def held(stored: Stored | None) -> bool:
     return stored is not None and stored.headers.get(H_KV_OPERATION) not in GONE
 
 
-def lock_info(names: Names, stored: Stored) -> LockInfo:
-    """What a held lock's message says; what jetloom did not write comes without owner and times."""
+def lock_value(stored: Stored) -> LockValue:
+    """What the message says; nothing for what jetloom did not write."""
     try:
-        value = msgspec.json.decode(stored.data, type=LockValue)
+        return msgspec.json.decode(stored.data, type=LockValue)
     except msgspec.MsgspecError:
-        value = LockValue()
+        return LockValue()
+
+
+def lock_info(names: Names, stored: Stored) -> LockInfo:
+    """Who holds the lock, by its message; another program's comes without an end."""
+    value = lock_value(stored)
     return LockInfo(
         name=names.lock_name(stored.subject),
         owner=value.owner or value.engine or "another program",
@@ -251,8 +262,8 @@ def check_ttl(ttl: float) -> float:
     """Raises `InvalidInput`."""
     if not TTL_MIN <= ttl <= TTL_MAX:
         raise InvalidInput(
-            f"a lock's ttl of {ttl:g} s: expected {TTL_MIN:g} s to {TTL_MAX:g} s; it is how long a crashed holder blocks "
-            "the others, and is renewed while the block runs"
+            f"a lock's ttl of {ttl:g} s: expected {TTL_MIN:g} s to {TTL_MAX:g} s; it is how long a crashed holder "
+            "blocks the others, and is renewed while the block runs"
         )
     return ttl
 
