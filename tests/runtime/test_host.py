@@ -11,7 +11,7 @@ import pytest
 from jetloom.bus import Bus, Event
 from jetloom.errors import InvalidInput, ModuleNotLocal, StartFailed, Unavailable
 from jetloom.runtime import Module, Runtime, StepContext, Undo, endpoint, on, step
-from jetloom.types import JSON
+from jetloom.types import JSON, SYSTEM
 from tests.runtime.world import Runner, World, run_on_twin, until
 
 
@@ -159,7 +159,7 @@ def test_every_start_error_at_once() -> None:
             "JETLOOM_WRONG__PORT: Expected `int`",
             "wrong.secret is required: set JETLOOM_WRONG__SECRET",
             "JETLOOM_WRONG__SECRE is no setting of module wrong; did you mean JETLOOM_WRONG__SECRET",
-            "Wrong.placed: an event handler takes an Event[Payload], found Order",
+            "Wrong.placed: an event handler takes an Event[Payload], or a list[Event[Payload]] with batch=…; found Order",
             "Wrong.pattern: event pattern 'not a pattern' is not legal",
             "Wrong.named: endpoint 'two words' is not legal",
             "Wrong.many: an endpoint takes one argument or none, found (request, more)",
@@ -199,7 +199,12 @@ class Steps(Module):
 
 
 class NoContext:
-    """A step context that nobody asks."""
+    """A step context with what every body's context is made of."""
+
+    run = "r1"
+    step = "s1"
+    actor = SYSTEM
+    deadline = None
 
 
 def test_steps_are_typed_by_annotations() -> None:

@@ -16,7 +16,7 @@ def test_a_target_is_found() -> None:
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
-        ("orders", "write package.module:Class"),
+        ("orders:", "write package.module:Class"),
         ("nowhere.orders:Orders", "there is no Python module 'nowhere'"),
         ("tests.runtime.test_host:Basse", "did you mean Base"),
         ("tests.runtime.test_host:Order", "no subclass of jetloom.Module"),
@@ -31,6 +31,6 @@ def test_a_wrong_target_says_how(target: str, problem: str) -> None:
 def test_all_wrong_targets_at_once() -> None:
     """Several wrong targets are one error."""
     with pytest.raises(StartFailed) as caught:
-        load_modules(["orders", "nowhere:X"])
-    assert caught.value.message.count("orders") == 1
+        load_modules(["orders:", "nowhere:X"])
+    assert caught.value.message.count("'orders:'") == 1
     assert "nowhere" in caught.value.message

@@ -1,13 +1,25 @@
 """Modules and the host that runs them.
 
 A host takes modules, checks everything that can be known beforehand (ids, dependencies, configuration, signatures)
-and says all problems at once. Then it makes what they need, calls `init` in the order of dependencies, and only when
-every module is up lets requests and events in. A failing `init` shuts down those that are up, in reverse order.
-Stopping is the way back: no new work, running work ends within a deadline or is given back, then `shutdown`.
+and says all problems at once. Then it makes what they need and calls `init`: of each module as soon as those that it
+depends on are up, of others at the same time. Only when every module is up it lets requests and events in, and calls
+`ready`. A failing `init` or `ready` shuts down those that are up, in reverse order. Stopping is the way back: `drain`,
+no new work, running work ends within a deadline or is given back, background tasks end, then `shutdown`.
+
+Health has two questions. *Live*: does it help to start the process again? A background task that was given up, or a
+`live` check that fails, says no. *Ready*: does it take work? Not while it starts or stops, is cut off from NATS, or a
+`ready` check fails. Checks run in the background; who asks gets the last results at once.
+
+What declares a module loads at once; what runs one when it is first asked for.
 """
 
-from ._host import DrainReport, Health, Host
-from ._module import Module, Undo, endpoint, on, step
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._health import CheckResult, Health
+from ._module import Module, Undo, background, endpoint, every, health, on, step
 from ._ports import (
     EndedStatus,
     JournalLine,
@@ -20,16 +32,34 @@ from ._ports import (
     StepView,
     Workflows,
 )
-from ._registry import load_module, load_modules
-from ._runtime import Runtime
+from ._registry import (
+    find_modules,
+    get_registered,
+    installed_targets,
+    load_module,
+    load_modules,
+    module,
+    register,
+    registered,
+    try_modules,
+)
+
+if TYPE_CHECKING:
+    from ._declare import describe
+    from ._host import DrainReport, Host
+    from ._live import read_live_config
+    from ._plan import Plan, make_plan
+    from ._runtime import Runtime
 
 __all__ = [
+    "CheckResult",
     "DrainReport",
     "EndedStatus",
     "Health",
     "Host",
     "JournalLine",
     "Module",
+    "Plan",
     "RunSummary",
     "RunView",
     "Runtime",
@@ -40,9 +70,45 @@ __all__ = [
     "StepView",
     "Undo",
     "Workflows",
+    "background",
+    "describe",
     "endpoint",
+    "every",
+    "find_modules",
+    "get_registered",
+    "health",
+    "installed_targets",
     "load_module",
     "load_modules",
+    "make_plan",
+    "module",
     "on",
+    "read_live_config",
+    "register",
+    "registered",
     "step",
+    "try_modules",
 ]
+
+_HOMES = {
+    "DrainReport": "._host",
+    "Host": "._host",
+    "Plan": "._plan",
+    "Runtime": "._runtime",
+    "describe": "._declare",
+    "make_plan": "._plan",
+    "read_live_config": "._live",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -39,8 +39,9 @@ class Module:
     """A deployable asyncio service.
 
     `depends_on` names modules of the same process that start before this one and stop after it. `config` is the type
-    of the module's settings. `init` runs when everything it depends on is up; `shutdown` in reverse order, after the
-    last handler has ended.
+    of the module's settings. The host calls, in this order: `init` when everything it depends on is up, `ready` when
+    every module takes work, `drain` when the process is about to stop, `shutdown` in reverse order, after the last
+    handler has ended.
     """
 
     id: ClassVar[str] = ""
@@ -52,7 +53,14 @@ class Module:
     """KV buckets that exist before `init`; others are made at their first use."""
 
     async def init(self, rt: Runtime) -> None:
-        """Called once; what it raises ends the start, and modules that are up are shut down again."""
+        """Called once, within 60 s; what it raises ends the start, and modules that are up are shut down again. Modules
+        that don't depend on each other are started at the same time."""
+
+    async def ready(self) -> None:
+        """Called once, when requests and events of every module are let in. What it raises ends the start."""
+
+    async def drain(self) -> None:
+        """Called once at a stop, before the handlers are stopped, with a part of the drain's time."""
 
     async def shutdown(self) -> None:
         """Called once for each `init` that returned."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import graphlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import msgspec
 
-from ..config import Settings, load_module_config
+from ..config import LiveConfig, Settings, load_module_config
 from ..errors import ConfigInvalid
 from ..messages import Names
+from ._declare import Declared, declared_by
 from ._module import Module
-from ._signatures import Declared, declared_by
 
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -27,9 +28,16 @@ class Plan(msgspec.Struct):
 
 
 def make_plan(
-    given: Sequence[type[Module] | Module], settings: Settings, names: Names, environ: Mapping[str, str]
+    given: Sequence[type[Module] | Module],
+    settings: Settings,
+    names: Names,
+    environ: Mapping[str, str],
+    *,
+    live: LiveConfig | None = None,
+    complete: bool = True,
 ) -> Plan:
-    """Never raises for what a user did wrong: `problems` has it all."""
+    """Never raises for what a user did wrong: `problems` has it all. Not `complete`: some modules could not be had, and
+    the live configuration was not read, so what is missing is no problem of these."""
     plan = Plan()
     by_id: dict[str, Module] = {}
     for each in given:
@@ -46,11 +54,12 @@ def make_plan(
             plan.problems.append(f"module {module.id!r} is there twice: {other} and {kind}")
         else:
             by_id[module.id] = module
-    plan.modules = _ordered(by_id, plan.problems)
+    plan.modules = _ordered(by_id, plan.problems, complete)
     for module in plan.modules:
         plan.declared[module.id] = declared = declared_by(module, names)
         plan.problems.extend(declared.problems)
-        plan.configs[module.id] = _configured(module, settings, environ, plan.problems)
+        if complete:
+            plan.configs[module.id] = _configured(module, settings, environ, live, plan.problems)
     plan.problems.extend(_shared_steps(plan.declared))
     return plan
 
@@ -65,13 +74,14 @@ def _made(given: type[Module] | Module, problems: list[str]) -> Module | None:
         return None
 
 
-def _ordered(by_id: dict[str, Module], problems: list[str]) -> list[Module]:
+def _ordered(by_id: dict[str, Module], problems: list[str], complete: bool) -> list[Module]:
     graph: dict[str, list[str]] = {}
     for module in by_id.values():
         missing = [each for each in module.depends_on if each not in by_id]
         problems.extend(
             f"module {module.id!r} depends on {each!r}, which is not in this process (it has: {', '.join(by_id)})"
             for each in missing
+            if complete
         )
         graph[module.id] = [each for each in module.depends_on if each in by_id]
     try:
@@ -84,14 +94,18 @@ def _ordered(by_id: dict[str, Module], problems: list[str]) -> list[Module]:
 
 
 def _configured(
-    module: Module, settings: Settings, environ: Mapping[str, str], problems: list[str]
+    module: Module,
+    settings: Settings,
+    environ: Mapping[str, str],
+    live: LiveConfig | None,
+    problems: list[str],
 ) -> msgspec.Struct | None:
     if module.config is None:
         return None
     try:
-        return load_module_config(module.id, module.config, settings, environ).value
+        return load_module_config(module.id, module.config, settings, environ, live=live).value
     except ConfigInvalid as error:
-        problems.append(error.message)
+        problems.extend(cast("list[str]", error.fields["problems"]))
         return None
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from ..errors import ErrorInfo
 from ..messages import ActionVerb
 from ..types import JSON, Actor, RunStatus, StepStatus
-from ..workflows import Definition
+
+if TYPE_CHECKING:
+    from ..workflows import Definition
 
 
 class StepContext(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, overload
 
 import msgspec
@@ -19,6 +19,8 @@ from ..transport import Transport
 from ..types import JSON
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from ._module import Module
     from ._ports import Workflows
 
@@ -39,7 +41,9 @@ class Runtime:
         config: msgspec.Struct | None,
         workflows: Workflows | None,
         find_module: Callable[[str], Module],
+        background: Callable[[str, Callable[[], Awaitable[object]], int], None],
         replicas: int = 1,
+        version: str = "",
     ) -> None:
         self.id = module_id
         self.transport = transport
@@ -52,6 +56,8 @@ class Runtime:
         self.logger = logging.getLogger(f"jetloom.modules.{module_id}")
         self._workflows = workflows
         self._find_module = find_module
+        self._background = background
+        self._version = version
         self._replicas = replicas
         self._buckets: dict[tuple[str, object], object] = {}
 
@@ -83,6 +89,22 @@ class Runtime:
             found = KeyValue[object](self.transport, name, value_type, asset=asset, clock=self.clock)
             self._buckets[key] = found
         return found
+
+    @property
+    def tracer(self) -> Tracer:
+        """OpenTelemetry's tracer of this module; its spans go where the process' SDK sends them, or nowhere."""
+        from opentelemetry import trace  # 40 ms, so only for modules that make spans
+
+        return trace.get_tracer(f"jetloom.modules.{self.id}", self._version or None)
+
+    def background(
+        self, name: str, function: Callable[[], Awaitable[object]], *, restarts_max: int = 10
+    ) -> None:
+        """Runs `function` beside the handlers, from the end of `init` until `shutdown`: as `@background` does.
+
+        Raises `InvalidInput` while a task of that name runs, and for more than 100.
+        """
+        self._background(name, function, restarts_max)
 
     @overload
     def module(self, module_id: str) -> Module: ...

@@ -1,272 +1,180 @@
-"""From decorated methods to handlers: annotations are read once, at the start, and a wrong one is named."""
+"""What a method takes and gives, by its annotations: read once, at the start; what can't serve is named."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from ..bus import Event, EventHandler, PayloadDecoder, check_pattern
-from ..errors import InvalidInput, NameInvalid, TaskFailed
-from ..messages import Names, check_handler, encode
-from ..rpc import Endpoint
+from ..bus import Event, PayloadDecoder
 from ..types import JSON
-from ._module import (
-    BackgroundMark,
-    EndpointMark,
-    EveryMark,
-    HealthMark,
-    Mark,
-    Module,
-    OnMark,
-    StepMark,
-    marks_of,
-)
-from ._ports import StepContext, StepHandler
+from ._ports import StepContext
 
 type Body = Callable[..., Awaitable[object]]
 
+NONE = type(None)
 
-class Declared(msgspec.Struct):
-    """What one module handles, and what is wrong with its declarations."""
-
-    events: list[EventHandler[object]] = []
-    endpoints: list[Endpoint] = []
-    steps: list[StepHandler] = []
-    undos: dict[str, str] = {}
-    problems: list[str] = []
+_STREAMS: tuple[object, ...] = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
-def declared_by(module: Module, names: Names) -> Declared:
-    """Reads every decorated method of a module."""
-    declared = Declared()
-    for name, function, marks in _marked(type(module)):
-        where = f"{type(module).__name__}.{name}"
-        method = cast("Callable[..., object]", getattr(module, name))
-        for mark in marks:
-            try:
-                signature = _Signature(where, function, method)
-                _declare(declared, module, mark, signature, names)
-            except (_Wrong, NameInvalid) as error:
-                problem = str(error)
-                declared.problems.append(problem if problem.startswith(where) else f"{where}: {problem}")
-    for kind, found in (
-        ("event handler", [each.name for each in declared.events]),
-        ("endpoint", [each.name for each in declared.endpoints]),
-        ("step", [each.name for each in declared.steps]),
-    ):
-        declared.problems.extend(
-            f"module {module.id!r} has two of {kind} {name!r}"
-            for name in sorted({name for name in found if found.count(name) > 1})
-        )
-    return declared
+class Wrong(Exception):
+    """A declaration that can't serve; the message is the problem."""
 
 
-class _Wrong(Exception):
-    """A signature that can't serve; the message is the problem."""
+class Signature:
+    """One method's parameters and annotations, without its instance. Raises `Wrong`."""
 
-
-def _marked(kind: type[Module]) -> Iterator[tuple[str, object, tuple[Mark, ...]]]:
-    attributes: dict[str, object] = {}
-    for base in reversed(kind.__mro__):
-        attributes.update(vars(base))
-    for name, value in attributes.items():
-        function: object = getattr(value, "__func__", value)
-        marks = marks_of(function)
-        if marks:
-            yield name, function, marks
-
-
-def _declare(declared: Declared, module: Module, mark: Mark, signature: _Signature, names: Names) -> None:
-    if mark_limit := _limit_problem(mark):
-        raise _Wrong(f"{signature.where}: {mark_limit}")
-    match mark:
-        case OnMark():
-            declared.events.append(
-                EventHandler(
-                    module=module.id,
-                    name=_token(mark.name, "event handler"),
-                    pattern=check_pattern(mark.pattern),
-                    function=cast("Callable[[Event[object]], Awaitable[None]]", signature.body),
-                    decoder=signature.event_payload(),
-                    retry=mark.retry,
-                    mode=mark.mode,
-                    start=mark.start,
-                    where=mark.where,
-                    key=mark.key,
-                    batch=mark.batch,
-                    batch_wait=mark.batch_wait,
-                    dedupe=mark.dedupe,
-                    timeout=mark.timeout,
-                    concurrency=mark.concurrency,
-                    ack_wait=mark.ack_wait,
-                )
-            )
-        case EndpointMark():
-            declared.endpoints.append(
-                Endpoint(
-                    name=_token(mark.name, "endpoint"),
-                    subject=names.rpc(module.id, mark.name),
-                    function=signature.endpoint(),
-                    concurrency=mark.concurrency,
-                    timeout=mark.timeout,
-                    group=mark.group,
-                    idempotent=mark.idempotent,
-                    metadata={**signature.type_names(), **mark.metadata},
-                )
-            )
-        case StepMark():
-            declared.steps.append(
-                StepHandler(
-                    name=check_handler(mark.name),
-                    function=signature.step(),
-                    concurrency=mark.concurrency,
-                )
-            )
-            if mark.undo is not None:
-                declared.undos[mark.name] = check_handler(mark.undo)
-        case EveryMark() | HealthMark() | BackgroundMark():
-            raise _Wrong(f"{signature.where}: not served yet")
-
-
-def _limit_problem(mark: Mark) -> str:
-    if isinstance(mark, OnMark | EndpointMark | StepMark) and mark.concurrency < 1:
-        return f"concurrency is {mark.concurrency}, expected 1 or more"
-    if isinstance(mark, OnMark) and mark.ack_wait < 1:
-        return f"ack_wait is {mark.ack_wait:g} s, expected 1 or more"
-    return ""
-
-
-def _token(name: str, what: str) -> str:
-    if not name or not all(sign.isascii() and (sign.isalnum() or sign in "_-") for sign in name):
-        raise NameInvalid(what, name, "A-Z a-z 0-9 _ -")
-    return name
-
-
-class _Signature:
-    """One method's parameters and annotations. Raises `_Wrong`."""
-
-    def __init__(self, where: str, function: object, method: Callable[..., object]) -> None:
+    def __init__(self, where: str, function: object, *, static: bool = False) -> None:
         self.where = where
-        self.body = _as_async(method)
+        self.function = cast("Callable[..., object]", function)
         try:
             self._hints = cast("dict[str, object]", get_type_hints(function, include_extras=True))
         except (NameError, TypeError, AttributeError) as error:
-            raise _Wrong(
+            raise Wrong(
                 f"{where}: its annotations can't be read: {error} (types must be importable when the process "
                 "starts: at module level, not under TYPE_CHECKING)"
             ) from error
+        given = list(inspect.signature(self.function).parameters.values())
         self._parameters = [
             each
-            for each in inspect.signature(method).parameters.values()
+            for each in (given if static else given[1:])
             if each.default is inspect.Parameter.empty
             and each.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         ]
         keyword = [each.name for each in self._parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
         if keyword:
-            raise _Wrong(f"{where}: nothing fills its keyword parameter {keyword[0]!r}")
+            raise Wrong(f"{where}: nothing fills its keyword parameter {keyword[0]!r}")
+        if inspect.isgeneratorfunction(function):
+            raise Wrong(f"{where}: is a generator; an endpoint that answers in parts is an async one")
 
-    def type_names(self) -> dict[str, str]:
-        """The types of request and answer, for readers of `$SRV.INFO`."""
-        names = {"response": _type_name(self._hints.get("return", JSON))}
-        if self._parameters:
-            names["request"] = _type_name(self._hint(self._parameters[0]))
-        return names
+    @property
+    def is_parts(self) -> bool:
+        """Whether it gives a series of values."""
+        return inspect.isasyncgenfunction(self.function)
 
-    def event_payload(self) -> PayloadDecoder[object]:
-        if len(self._parameters) != 1:
-            raise _Wrong(f"{self.where}: an event handler takes one Event, found {self._found()}")
-        hint = self._hint(self._parameters[0])
-        if hint is Event or hint is JSON:
-            kind: object = JSON
-        elif get_origin(hint) is Event:
-            kind = get_args(hint)[0]
-        else:
-            raise _Wrong(f"{self.where}: an event handler takes an Event[Payload], found {_type_name(hint)}")
-        return self._decoder(kind)
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
 
-    def endpoint(self) -> Callable[[bytes], Awaitable[bytes]]:
-        if len(self._parameters) > 1:
-            raise _Wrong(f"{self.where}: an endpoint takes one argument or none, found {self._found()}")
-        body, where = self.body, self.where
-        decoder = self._decoder(self._hint(self._parameters[0])) if self._parameters else None
+    def body(self, method: Callable[..., object]) -> Body:
+        """The bound method, or one that runs it in a thread: a sync body never blocks the loop."""
+        if self.is_parts:
+            raise Wrong(f"{self.where}: is an async generator; only an endpoint answers in parts")
+        if self.is_async:
+            return cast("Body", method)
 
-        async def serve(data: bytes) -> bytes:
-            answer = await (body() if decoder is None else body(decoder.decode(data, "request")))
-            try:
-                return encode(answer)
-            except TypeError as error:
-                raise TaskFailed("answer.invalid", f"{where} gave what has no JSON form: {error}") from error
-
-        return serve
-
-    def step(self) -> Callable[[StepContext, JSON], Awaitable[JSON]]:
-        hints = [self._hint(each) for each in self._parameters]
-        with_context = bool(hints) and hints[0] is StepContext
-        rest = hints[1:] if with_context else hints
-        if len(rest) > 1:
-            raise _Wrong(
-                f"{self.where}: a step takes (ctx: StepContext, input), each of which may be missing; "
-                f"found {self._found()}"
-            )
-        kind = rest[0] if rest else None
-        if rest:
-            self._decoder(kind)
-        body, where, plain = self.body, self.where, not rest or kind is JSON
-
-        async def run(ctx: StepContext, value: JSON) -> JSON:
-            arguments: list[object] = [ctx] if with_context else []
-            if rest:
-                arguments.append(value if plain else _converted(value, kind, where))
-            return _plain(await body(*arguments), where)
+        async def run(*arguments: object) -> object:
+            return await asyncio.to_thread(method, *arguments)
 
         return run
 
-    def _hint(self, parameter: inspect.Parameter) -> object:
-        return self._hints.get(parameter.name, JSON)
+    # -- by what it declares
+    def event(self, batch: int) -> object:
+        """The payload's type. A list of events goes with `batch`, and only with it."""
+        if len(self._parameters) != 1:
+            raise Wrong(f"{self.where}: an event handler takes one Event, found {self.found()}")
+        hint = whole = self.hint(0)
+        many = get_origin(hint) is list
+        if many:
+            hint = get_args(hint)[0]
+        if hint is Event or (hint is JSON and not many):
+            payload: object = JSON
+        elif get_origin(hint) is Event:
+            payload = get_args(hint)[0]
+        else:
+            raise Wrong(
+                f"{self.where}: an event handler takes an Event[Payload], or a list[Event[Payload]] with batch=…; "
+                f"found {type_name(whole)}"
+            )
+        if many and batch < 1:
+            raise Wrong(f"{self.where}: takes a list: set batch=…, how many events one call gets at most")
+        if batch and not many:
+            raise Wrong(f"{self.where}: batch={batch} needs a list[Event[Payload]], found {type_name(whole)}")
+        return payload
 
-    def _found(self) -> str:
+    def request(self) -> object:
+        """The request's type; None for an endpoint that takes nothing."""
+        if len(self._parameters) > 1:
+            raise Wrong(f"{self.where}: an endpoint takes one argument or none, found {self.found()}")
+        return self.hint(0) if self._parameters else None
+
+    def response(self) -> object:
+        """The answer's type; of a series, that of one part."""
+        hint = self._hints.get("return", JSON)
+        stream = get_origin(hint) in _STREAMS or hint in _STREAMS
+        if stream and not self.is_parts:
+            raise Wrong(
+                f"{self.where}: gives {type_name(hint)} and yields nothing: write it as an async generator"
+            )
+        if self.is_parts and stream:
+            return get_args(hint)[0] if get_args(hint) else JSON
+        if self.is_parts and hint is not JSON:
+            raise Wrong(f"{self.where}: yields, so it gives an AsyncIterator[Part]; found {type_name(hint)}")
+        return hint
+
+    def step(self) -> tuple[bool, list[object]]:
+        """Whether it takes the context, and the input's type, in a list that may be empty."""
+        hints = [self.hint(index) for index in range(len(self._parameters))]
+        with_context = bool(hints) and hints[0] is StepContext
+        rest = hints[1:] if with_context else hints
+        if len(rest) > 1:
+            raise Wrong(
+                f"{self.where}: a step takes (ctx: StepContext, input), each of which may be missing; "
+                f"found {self.found()}"
+            )
+        return with_context, rest
+
+    def tick(self, kind: type) -> bool:
+        """Whether it takes the tick, of type `kind`, or nothing."""
+        if len(self._parameters) > 1 or (self._parameters and self.hint(0) not in (kind, JSON)):
+            raise Wrong(
+                f"{self.where}: a scheduled method takes a {kind.__name__} or nothing, found {self.found()}"
+            )
+        return bool(self._parameters)
+
+    def nothing(self, what: str) -> None:
+        if self._parameters:
+            raise Wrong(f"{self.where}: {what} takes no argument, found {self.found()}")
+
+    # -- types
+    def hint(self, index: int) -> object:
+        return self._hints.get(self._parameters[index].name, JSON)
+
+    def found(self) -> str:
         names = ", ".join(each.name for each in self._parameters)
         return f"({names})"
 
-    def _decoder(self, kind: object) -> PayloadDecoder[object]:
+    def decoder(self, kind: object) -> PayloadDecoder[object]:
         try:
             return PayloadDecoder[object](kind)
         except TypeError as error:
-            raise _Wrong(f"{self.where}: {_type_name(kind)} can't be read from JSON: {error}") from error
+            raise Wrong(f"{self.where}: {type_name(kind)} can't be read from JSON: {error}") from error
 
 
-def _converted(value: JSON, kind: object, where: str) -> object:
+def schema_of(kind: object) -> dict[str, JSON] | None:
+    """The JSON Schema of a type; empty for what may be anything, None for what has none."""
+    if kind is JSON or kind is object:
+        return {}
     try:
-        return cast("object", msgspec.convert(value, kind))
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"input of {where} does not fit {_type_name(kind)}: {error}") from error
+        return cast("dict[str, JSON]", msgspec.json.schema(kind, schema_hook=_any))
+    except (TypeError, NotImplementedError):
+        return None
 
 
-def _plain(value: object, where: str) -> JSON:
-    try:
-        return cast("JSON", msgspec.to_builtins(value, str_keys=True))
-    except TypeError as error:
-        raise TaskFailed("output.invalid", f"{where} gave what has no JSON form: {error}") from error
-
-
-def _as_async(method: Callable[..., object]) -> Body:
-    """The method itself, or one that runs it in a thread: a sync body never blocks the loop."""
-    if inspect.iscoroutinefunction(method):
-        return method
-
-    async def run(*arguments: object) -> object:
-        return await asyncio.to_thread(method, *arguments)
-
-    return run
-
-
-def _type_name(kind: object) -> str:
+def type_name(kind: object) -> str:
     if kind is JSON:
         return "JSON"
-    return (
-        kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
-    )
+    if kind is NONE:
+        return "None"
+    if isinstance(kind, type) and not get_args(kind):
+        return kind.__name__
+    return str(kind).replace("typing.", "").replace("jetloom.bus._event.", "")
+
+
+def _any(kind: type) -> dict[str, object]:
+    if kind is object:
+        return {}
+    raise NotImplementedError(kind)
