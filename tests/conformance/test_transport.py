@@ -12,6 +12,7 @@ from jetloom.errors import (
 )
 from jetloom.transport import (
     ConsumerAsset,
+    Write,
 )
 from tests.conformance.world import Box, World, elapse, scenario, stream, until, until_true, work_queue
 
@@ -35,6 +36,18 @@ async def test_append_is_numbered(world: World) -> None:
     state = await t.stream_state(name)
     assert state is not None
     assert (state.messages, state.first, state.last) == (3, 1, 3)
+
+
+@scenario
+async def test_append_all_keeps_its_order(world: World) -> None:
+    """Messages that are written together stand in their stream in that order once the last is acknowledged."""
+    t = await world.connect("a")
+    name, p = await stream(world, t)
+    await t.append_all([Write(f"{p}.{n % 7}", str(n).encode(), {"K": str(n)}) for n in range(300)])
+    found = await t.read(name, f"{p}.>", limit=400)
+    assert [(one.data, one.headers["K"]) for one in found] == [(str(n).encode(), str(n)) for n in range(300)]
+    with pytest.raises(OutcomeUnknown):
+        await t.append_all([Write("nobody.stores.this", b"")], timeout=1)
 
 
 @scenario

@@ -35,9 +35,11 @@ from ._port import (
     Subscription,
     Transform,
     Transport,
+    Write,
 )
 
 if TYPE_CHECKING:
+    from ._baseline import Baseline
     from ._connect import check_version, connect
     from ._embedded import EmbeddedServer, ServerBinary, find_server
     from ._memory import Calm, Fate, Faults, MemoryServer, MemoryTransport, Op
@@ -48,6 +50,7 @@ __all__ = [
     "REQUEST_SECONDS",
     "Appended",
     "Asset",
+    "Baseline",
     "Beater",
     "Calm",
     "ConsumerAsset",
@@ -76,12 +79,14 @@ __all__ = [
     "Subscription",
     "Transform",
     "Transport",
+    "Write",
     "check_version",
     "connect",
     "find_server",
 ]
 
 _HOMES = {
+    "Baseline": "._baseline",
     "Calm": "._memory",
     "EmbeddedServer": "._embedded",
     "Fate": "._memory",

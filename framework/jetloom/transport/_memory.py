@@ -40,6 +40,7 @@ from jetloom.transport._port import (
     ServerInfo,
     Stored,
     StreamState,
+    Write,
 )
 
 if TYPE_CHECKING:
@@ -296,6 +297,27 @@ class MemoryTransport:
         return await self._call(
             "append", subject, partial(self._append, self.link, subject, data, full, conditions), timeout
         )
+
+    async def append_all(self, writes: Sequence[Write], *, timeout: float = REQUEST_SECONDS) -> None:
+        rows: list[tuple[str, bytes, dict[str, str], Conditions | None]] = []
+        for subject, data, headers, ttl in writes:
+            full = dict(headers)
+            conditions = None if ttl is None else Conditions(ttl=float(max(1, round(ttl))))
+            if conditions is not None:
+                _write(full, conditions)
+            self._check_size(subject, data, full)
+            rows.append((subject, data, full, conditions))
+
+        def store() -> None:
+            for number, row in enumerate(rows, 1):
+                try:
+                    self._append(self.link, *row)
+                except (OutcomeUnknown, Refused):
+                    # The server tells only the last one's refusal.
+                    if number == len(rows):
+                        raise
+
+        await self._call("append", writes[-1].subject, store, timeout)
 
     def _append(
         self, link: Link, subject: str, data: bytes, headers: dict[str, str], conditions: Conditions | None

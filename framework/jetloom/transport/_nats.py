@@ -41,6 +41,7 @@ from ._port import (
     StoredHandler,
     StreamState,
     Subscription,
+    Write,
 )
 from ._pull import NatsPull
 from ._wire import (
@@ -296,6 +297,19 @@ class NatsTransport:
         if ack.error is not None:
             raise write_error(subject, expected, ack.error)
         return Appended(ack.stream, ack.seq, ack.duplicate)
+
+    async def append_all(self, writes: Sequence[Write], *, timeout: float = REQUEST_SECONDS) -> None:
+        *early, last = writes
+        blocks: list[bytes] = []
+        for subject, data, headers, ttl in early:
+            every = headers if ttl is None else {**headers, "Nats-TTL": f"{max(1, round(ttl))}s"}
+            blocks.append(encode_headers(every) if every else b"")
+            self._check_size(subject, blocks[-1], data)
+        await self._room(lambda: OutcomeUnknown(last.subject, "disconnected"))
+        # Without a wait in between: either all of them are queued on this connection, or none is.
+        for write, block in zip(early, blocks, strict=True):
+            self._link.send(write.subject, "", block, write.data)
+        await self.append(last.subject, last.data, headers=last.headers, ttl=last.ttl, timeout=timeout)
 
     async def delete(self, stream: str, sequence: int) -> bool:
         answer = decode_count(

@@ -88,6 +88,15 @@ class Appended(NamedTuple):
     duplicate: bool = False
 
 
+class Write(NamedTuple):
+    """One of several messages that are written together. `ttl` in seconds, at least 1."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = NO_HEADERS
+    ttl: float | None = None
+
+
 class Schedule(NamedTuple):
     """A message that the server publishes to `target` later.
 
@@ -268,6 +277,14 @@ class Transport(Protocol):
         `expected` is the last sequence that the subject must have (0: none is stored). `ttl` in seconds, at least 1.
         `rollup` removes the subject's older messages. Raises `ConditionFailed` (a verdict), `OutcomeUnknown`,
         `PayloadTooLarge`, `Refused`.
+        """
+        ...
+
+    async def append_all(self, writes: Sequence[Write], *, timeout: float = REQUEST_SECONDS) -> None:
+        """Publishes all of them, in order and unconditionally, to one stream, and waits for one acknowledgement.
+
+        That of the last, which the server gives after it took the others: what it refuses of those is not told. For
+        what can be written again at any time. Raises `OutcomeUnknown`, `PayloadTooLarge`, `Refused`.
         """
         ...
 
