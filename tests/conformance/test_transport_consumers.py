@@ -11,9 +11,7 @@ from jetloom.errors import (
     ConditionFailed,
     Refused,
 )
-from jetloom.transport import (
-    ConsumerAsset,
-)
+from jetloom.transport import ConsumerAsset, delivery_number
 from tests.conformance.world import SLACK, Box, World, elapse, scenario, stream, until, until_true, work_queue
 
 # -- consumers
@@ -396,3 +394,67 @@ async def test_pulls_share(world: World) -> None:
     for t in (a, b):
         await t.close()
     assert pulls
+
+
+@scenario
+async def test_an_update_changes_a_consumer(world: World) -> None:
+    """With `update` a consumer gets the declared filters and limits; what it delivered stays delivered."""
+    t = await world.connect("a")
+    name, p = await stream(world, t)
+    await t.ensure(ConsumerAsset(stream=name, name="c", filters=(f"{p}.x",), ack_wait=30, update=True))
+    await t.append(f"{p}.x", b"1")
+    box = Box(t)
+    pull = await box.open(name, "c")
+    await until(lambda: box.got, "the first is delivered")
+    await t.ack(box.got[0].ack_subject)
+    changed = ConsumerAsset(
+        stream=name, name="c", filters=(f"{p}.y", f"{p}.z"), ack_wait=0.5, ack_pending_max=7, update=True
+    )
+    await t.ensure(changed)
+    await t.ensure(changed)
+    await t.append(f"{p}.x", b"2")
+    await t.append(f"{p}.z", b"3")
+    await until(lambda: len(box.got) >= 3, "the new subject is delivered, and again after the new wait")
+    assert [(one.subject, one.count) for one in box.got[:3]] == [
+        (f"{p}.x", 1),
+        (f"{p}.z", 1),
+        (f"{p}.z", 2),
+    ]
+    await t.ack(box.got[-1].ack_subject)
+    await t.ensure(ConsumerAsset(stream=name, name="c", filters=(f"{p}.x",), ack_wait=30, update=True))
+    await t.append(f"{p}.x", b"4")
+    await until(lambda: box.got[-1].data == b"4", "one filter in place of two works as well")
+    await pull.stop()
+
+
+@scenario
+async def test_an_update_keeps_the_start(world: World) -> None:
+    """Where a consumer began is kept by an update that declares another start; nothing is delivered twice."""
+    t = await world.connect("a")
+    name, p = await stream(world, t)
+    await t.append(f"{p}.x", b"1")
+    await t.ensure(ConsumerAsset(stream=name, name="c", start="new", update=True))
+    await t.ensure(ConsumerAsset(stream=name, name="c", start="all", update=True))
+    await t.ensure(ConsumerAsset(stream=name, name="c", start=1, update=True))
+    await t.append(f"{p}.x", b"2")
+    box = Box(t)
+    pull = await box.open(name, "c")
+    await until(lambda: box.got, "the second is delivered")
+    assert box.sequences == [2]
+    await pull.stop()
+
+
+@scenario
+async def test_deliveries_are_numbered(world: World) -> None:
+    """The ack subject has the consumer's count of deliveries, which grows by one with each, redeliveries among them."""
+    t = await world.connect("a")
+    name, p = await work_queue(world, t)
+    for number in range(3):
+        await t.append(f"{p}.{number}", b"x")
+    box = Box(t)
+    pull = await box.open(name, "c")
+    await until(lambda: len(box.got) >= 6, "all are delivered twice")
+    assert [delivery_number(one.ack_subject) for one in box.got] == list(range(1, len(box.got) + 1))
+    for one in box.got:
+        await t.ack(one.ack_subject)
+    await pull.stop()

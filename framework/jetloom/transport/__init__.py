@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._acks import delivery_number
 from ._port import (
     NO_HEADERS,
     REQUEST_SECONDS,
@@ -82,6 +83,7 @@ __all__ = [
     "Write",
     "check_version",
     "connect",
+    "delivery_number",
     "find_server",
 ]
 

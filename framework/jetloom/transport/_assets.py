@@ -6,6 +6,7 @@ proves nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -15,6 +16,8 @@ import msgspec
 from ..errors import AssetDrifted, Refused
 from ._port import Asset, ConsumerAsset, StreamAsset
 
+logger = logging.getLogger("jetloom.transport")
+
 type Api = Callable[..., Awaitable[bytes]]
 
 NANOSECONDS = 1_000_000_000
@@ -22,6 +25,27 @@ STREAM_IN_USE = 10058
 CONSUMER_EXISTS = frozenset({10105, 10148, 10013})
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
+
+START_FIELDS = frozenset({"deliver_policy", "opt_start_seq", "opt_start_time"})
+"""A consumer keeps these from when it was made: the server refuses to change them."""
+
+CHANGEABLE = frozenset(
+    {
+        "ack_wait",
+        "max_deliver",
+        "max_ack_pending",
+        "num_replicas",
+        "description",
+        "filter_subject",
+        "filter_subjects",
+        "backoff",
+        "inactive_threshold",
+    }
+)
+"""What a server changes on a consumer that exists."""
+
+KEPT = START_FIELDS | {"max_waiting", "metadata"}
+"""What an update repeats as it was found; the rest is what is declared."""
 
 
 async def ensure_asset(api: Api, asset: Asset) -> None:
@@ -57,7 +81,48 @@ async def _ensure_consumer(api: Api, asset: ConsumerAsset) -> None:
         answer = await _ask(api, f"CONSUMER.INFO.{asset.stream}.{asset.name}", None)
     if _code(answer):
         raise _refused(what, answer)
+    if asset.update:
+        answer = await _update_consumer(api, asset, what, declared, answer)
+        declared = {name: value for name, value in declared.items() if name not in START_FIELDS}
     _compare(what, declared, answer["config"])
+
+
+async def _update_consumer(
+    api: Api, asset: ConsumerAsset, what: str, declared: dict[str, Any], answer: dict[str, Any]
+) -> dict[str, Any]:
+    """What the server says after the update. Raises `AssetDrifted` for what it can't change, `Refused`."""
+    found: dict[str, Any] = answer["config"]
+    # A filter or a backoff that is declared no more is a difference as well.
+    wanted = {**dict.fromkeys(CHANGEABLE & found.keys()), **declared}
+    different = {name for name, value in wanted.items() if not _same(name, value, found.get(name))}
+    if started := sorted(different & START_FIELDS):
+        logger.warning(
+            "a consumer keeps the start that it was made with",
+            extra={
+                "consumer": asset.name,
+                "stream": asset.stream,
+                "fields": {name: [found.get(name), declared.get(name)] for name in started},
+                "hint": "subscribe under another name, or delete the consumer, to begin elsewhere",
+            },
+        )
+    fixed = {name: declared.get(name) for name in different - START_FIELDS - CHANGEABLE}
+    if found.get("deliver_subject"):
+        fixed["deliver_subject"] = None
+    if fixed:
+        _compare(what, fixed, found)
+    if not different & CHANGEABLE:
+        return answer
+    config = {name: found[name] for name in KEPT & found.keys()}
+    config |= {name: value for name, value in declared.items() if name not in START_FIELDS}
+    body = {"stream_name": asset.stream, "config": config, "action": "update"}
+    updated = await _ask(api, f"CONSUMER.CREATE.{asset.stream}.{asset.name}", body)
+    if _code(updated):
+        raise _refused(what, updated)
+    logger.info(
+        "consumer updated",
+        extra={"consumer": asset.name, "stream": asset.stream, "fields": sorted(different & CHANGEABLE)},
+    )
+    return await _ask(api, f"CONSUMER.INFO.{asset.stream}.{asset.name}", None)
 
 
 async def list_streams(api: Api) -> list[str]:
@@ -175,6 +240,8 @@ def _same(field: str, declared: object, found: object) -> bool:
             all(there.get(key) == value for key, value in here.items())
             for here, there in zip(ours, theirs, strict=True)
         )
+    if declared is None:
+        return not found
     if field in ("subjects", "filter_subjects"):
         return sorted(cast("list[str]", declared)) == sorted(cast("list[str]", found))
     return declared == found

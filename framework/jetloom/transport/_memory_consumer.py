@@ -6,6 +6,8 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from jetloom.transport._memory_subjects import any_matcher
 from jetloom.transport._port import ConsumerAsset, ConsumerState, Delivery, Stored
 
@@ -128,6 +130,12 @@ class MemoryConsumer:
         """A message left the stream."""
         if sequence in self._pending:
             self._forget(sequence)
+
+    def update(self, asset: ConsumerAsset) -> None:
+        """Takes what is declared, apart from the start: what was passed over before stays so."""
+        self.asset = msgspec.structs.replace(asset, start=self.asset.start)
+        self._matches = any_matcher(asset.filters)
+        self._pump()
 
     def close(self) -> None:
         self._closed = True

@@ -275,6 +275,9 @@ class MemoryServer:
         what = f"consumer {asset.stream}/{asset.name}"
         known = stream.consumers.get(asset.name)
         if known is not None:
+            if asset.update:
+                known.update(asset)
+                return
             _compare(what, asset, known.asset)
             return
         if stream.asset.retention == "workqueue":
@@ -315,7 +318,7 @@ def _compare(what: str, declared: Asset, found: Asset) -> None:
     differences = [
         f"{field}: expected {getattr(declared, field)!r}, found {getattr(found, field)!r}"
         for field in declared.__struct_fields__
-        if getattr(declared, field) != getattr(found, field)
+        if field != "update" and getattr(declared, field) != getattr(found, field)
     ]
     if differences:
         raise AssetDrifted(what, differences)

@@ -178,6 +178,8 @@ class ConsumerAsset(msgspec.Struct, frozen=True, kw_only=True):
     inactive_seconds: float = 0
     """0 = durable. Above: the server forgets the consumer after this long without a pull."""
     description: str = ""
+    update: bool = False
+    """What differs on the server is changed there, apart from `start`, which a consumer keeps from when it was made."""
 
 
 type Asset = StreamAsset | ConsumerAsset
@@ -368,7 +370,10 @@ class Transport(Protocol):
 
     # -- assets
     async def ensure(self, asset: Asset) -> None:
-        """Creates the asset, or verifies it by reading it back. Raises `AssetDrifted` by name and field."""
+        """Creates the asset, or verifies it by reading it back. Raises `AssetDrifted` by name and field.
+
+        A consumer with `update` is changed where it differs; what a server can't change is still `AssetDrifted`.
+        """
         ...
 
     async def assets(self, prefix: str) -> Sequence[str]:
