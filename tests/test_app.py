@@ -27,9 +27,11 @@ def test_targets_are_modules_files_and_folders(tmp_path: Path) -> None:
     first.write_text(GOOD)
     second.write_text(GOOD)
     (tmp_path / "notes.txt").touch()
-    found = read_targets([str(tmp_path), str(first), "shop.orders:Orders", "shop.orders:Orders"])
+    found = read_targets(
+        [str(tmp_path), str(first), "shop.orders:Orders", "shop.orders:Orders", "shop", "@x"]
+    )
     assert found.files == (first, second)
-    assert found.modules == ("shop.orders:Orders",)
+    assert found.modules == ("shop.orders:Orders", "shop", "@x")
 
 
 def test_every_target_that_is_neither_is_named(tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def test_every_target_that_is_neither_is_named(tmp_path: Path) -> None:
     (tmp_path / "orders.yaml").write_text(GOOD)
     (tmp_path / "empty").mkdir()
     with pytest.raises(StartFailed) as caught:
-        read_targets(["shop.orders", str(tmp_path / "order.yaml"), str(tmp_path / "empty")])
+        read_targets(["shop/orders", str(tmp_path / "order.yaml"), str(tmp_path / "empty")])
     message = caught.value.message
     assert message.count("; ") == 3  # between the three problems, and before the suggestion
     assert "package.module:Class" in message

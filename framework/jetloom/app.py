@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import os
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +48,9 @@ STOP_SECONDS_MIN = 0.5
 """What every part gets at the stop, even when those before it used up the deadline: time to close a socket."""
 
 
+_PYTHON_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
 class Targets(msgspec.Struct, frozen=True):
     """What a process was asked to run."""
 
@@ -69,6 +74,15 @@ class Summary(msgspec.Struct, frozen=True):
 
 def read_targets(targets: Sequence[str]) -> Targets:
     """Sorts targets into modules and workflow files. Raises `StartFailed` with everything that is neither."""
+    found, problems = sort_targets(targets)
+    if problems:
+        raise StartFailed(problems)
+    return found
+
+
+def sort_targets(targets: Sequence[str]) -> tuple[Targets, list[str]]:
+    """The modules (`package.module:Class`, `package.module`, `@installed`) and the workflow files among targets, and
+    what is wrong with the rest."""
     modules: list[str] = []
     files: list[Path] = []
     problems: list[str] = []
@@ -83,15 +97,19 @@ def read_targets(targets: Sequence[str]) -> Targets:
             files += inside
         elif path.is_file():
             files.append(path)
-        elif ":" in target and not any(sign in target for sign in "/\\ "):
+        elif _names_modules(target):
             modules.append(target)
         else:
             problems.append(
                 f"{target}: no file or folder, and not of the form package.module:Class{_suggest(path)}"
             )
-    if problems:
-        raise StartFailed(problems)
-    return Targets(tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(files)))
+    return Targets(tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(files))), problems
+
+
+def _names_modules(target: str) -> bool:
+    if target.startswith("@") or ":" in target:
+        return not any(sign in target for sign in "/\\ ")
+    return _PYTHON_NAME.fullmatch(target) is not None and Path(target).suffix not in WORKFLOW_SUFFIXES
 
 
 def _suggest(path: Path) -> str:
@@ -168,15 +186,11 @@ class App:
             raise
 
     async def _start(self, began: float) -> None:
-        from .runtime import load_modules
-
-        targets = read_targets(self._targets)
-        texts = read_definitions(targets.files)
-        modules = load_modules(targets.modules)
+        texts, modules = self._read()
         transport, url, own = await self._connect()
         await self._ensure_assets(transport)
         client = self._make_client(transport)
-        host = self._make_host(modules, transport, client)
+        host = await self._make_host(modules, transport, client)
         http_port = await self._serve_health(host)
         workflows = [name for path, text in texts for name in await client.register(text, source=str(path))]
         await self._start_work(transport, host)
@@ -201,6 +215,27 @@ class App:
                 "profile": self._settings.profile,
             },
         )
+
+    def _read(self) -> tuple[list[tuple[Path, str]], list[type[Module]]]:
+        """Everything that was asked for, read and checked as far as that needs no server: all problems at once."""
+        from .runtime import make_plan, try_modules
+
+        targets, problems = sort_targets(self._targets)
+        modules, missing = try_modules(targets.modules)
+        problems += missing
+        if problems:
+            plan = make_plan(modules, self._settings, self._names, os.environ, complete=False)
+            problems += plan.problems
+        texts: list[tuple[Path, str]] = []
+        try:
+            texts = read_definitions(targets.files)
+        except DefinitionInvalid as error:
+            if not problems:
+                raise
+            problems.append(error.message)
+        if problems:
+            raise StartFailed(problems)
+        return texts, modules
 
     async def stop(self, deadline: float = 10.0) -> None:
         """Drains: takes nothing new, lets work under way end within `deadline` seconds, hands the rest back."""
@@ -285,11 +320,17 @@ class App:
 
         return Client(transport, self._names, clock=self._clock)
 
-    def _make_host(self, modules: Sequence[type[Module]], transport: Transport, client: Client) -> Host:
-        from .runtime import Host
+    async def _make_host(self, modules: Sequence[type[Module]], transport: Transport, client: Client) -> Host:
+        from .runtime import Host, read_live_config
 
         host = Host(
-            modules, transport, self._settings, clock=self._clock, metrics=self._metrics, workflows=client
+            modules,
+            transport,
+            self._settings,
+            clock=self._clock,
+            metrics=self._metrics,
+            workflows=client,
+            live=await read_live_config(transport, self._names),
         )
         if host.problems:
             raise StartFailed(host.problems)

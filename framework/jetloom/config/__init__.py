@@ -13,7 +13,7 @@ never repeated.
 """
 
 from ._explain import ConfigValue, config_schema, explain_module, explain_settings
-from ._modules import LiveConfig, Loaded, load_module_config, module_prefix
+from ._modules import LiveConfig, Loaded, find_config_problems, load_module_config, module_prefix
 from ._secrets import HIDDEN, Secret
 from ._settings import Profile, Settings, load_settings
 
@@ -28,6 +28,7 @@ __all__ = [
     "config_schema",
     "explain_module",
     "explain_settings",
+    "find_config_problems",
     "load_module_config",
     "load_settings",
     "module_prefix",

@@ -40,27 +40,17 @@ def load_module_config[C: msgspec.Struct](
     live: LiveConfig | None = None,
 ) -> Loaded[C]:
     """The configuration of one module. Raises `ConfigInvalid` with everything that is wrong."""
-    environ = os.environ if environ is None else environ
-    file = settings.config or "jetloom.toml"
-    reader = _Reader(module, environ, f"[modules.{module}] of {file}")
-    layers = [_Layer(f"{file}: modules.{module}.", settings.modules.get(module, {}))]
-    if live is not None and module in live.values:
-        found = live.values[module]
-        place = f"bucket {live.bucket}, key {module}"
-        if isinstance(found, dict):
-            layers.insert(0, _Layer(f"{place}: ", found))
-        else:
-            reader.problems.append(f"{place}: expected an object with the fields of {kind.__name__}")
-    prefix = f"{module_prefix(module)}__"
-    value = reader.read(kind, None, layers, prefix, ())
-    reader.problems.extend(
-        f"{name} is no setting of module {module}{suggest(name, reader.expected)}"
-        for name in environ
-        if name.startswith(prefix) and name not in reader.expected
-    )
+    value, reader = _read(module, kind, settings, environ, live)
     if reader.problems:
         raise ConfigInvalid(reader.problems)
     return Loaded(cast("C", value), reader.sources)
+
+
+def find_config_problems(
+    module: str, kind: type[msgspec.Struct], settings: Settings, environ: Mapping[str, str] | None = None
+) -> list[str]:
+    """What is wrong whatever the live bucket says: everything but what is missing."""
+    return _read(module, kind, settings, environ, None, complete=False)[1].problems
 
 
 def module_prefix(module: str) -> str:
@@ -123,13 +113,14 @@ class _Layer(msgspec.Struct, frozen=True):
 class _Reader:
     """Reads one module's struct. It goes on after a problem, so that all of them are known at the end."""
 
-    def __init__(self, module: str, environ: Mapping[str, str], table: str) -> None:
+    def __init__(self, module: str, environ: Mapping[str, str], table: str, *, complete: bool = True) -> None:
         self.problems: list[str] = []
         self.sources: dict[str, str] = {}
         self.expected: set[str] = set()
         self._module = module
         self._environ = environ
         self._table = table
+        self._complete = complete
 
     def read(
         self, kind: type, base: object, layers: Sequence[_Layer], prefix: str, path: tuple[str, ...]
@@ -151,7 +142,8 @@ class _Reader:
             for name in layer.table
             if name not in known
         )
-        if len(self.problems) > before:
+        missing = any(field.required and field.name not in values for field in fields)
+        if missing or len(self.problems) > before:
             return None
         try:
             return cast("object", kind(**values))
@@ -189,7 +181,7 @@ class _Reader:
             return found
         if base is not None:
             return (cast("object", getattr(base, field.name)),)
-        if field.required:
+        if field.required and self._complete:
             self.problems.append(
                 f"{self._module}.{'.'.join(here)} is required: set {variable} or {'.'.join(here)} in {self._table}"
             )
@@ -277,3 +269,33 @@ def _nested(kind: msgspec.inspect.Type) -> type | None:
             return _nested(inner[0]) if len(inner) == 1 else None
         case _:
             return None
+
+
+def _read(
+    module: str,
+    kind: type,
+    settings: Settings,
+    environ: Mapping[str, str] | None,
+    live: LiveConfig | None,
+    *,
+    complete: bool = True,
+) -> tuple[object, _Reader]:
+    environ = os.environ if environ is None else environ
+    file = settings.config or "jetloom.toml"
+    reader = _Reader(module, environ, f"[modules.{module}] of {file}", complete=complete)
+    layers = [_Layer(f"{file}: modules.{module}.", settings.modules.get(module, {}))]
+    if live is not None and module in live.values:
+        found = live.values[module]
+        place = f"bucket {live.bucket}, key {module}"
+        if isinstance(found, dict):
+            layers.insert(0, _Layer(f"{place}: ", found))
+        else:
+            reader.problems.append(f"{place}: expected an object with the fields of {kind.__name__}")
+    prefix = f"{module_prefix(module)}__"
+    value = reader.read(kind, None, layers, prefix, ())
+    reader.problems.extend(
+        f"{name} is no setting of module {module}{suggest(name, reader.expected)}"
+        for name in environ
+        if name.startswith(prefix) and name not in reader.expected
+    )
+    return value, reader

@@ -1,4 +1,4 @@
-"""What every process serves over HTTP: `/metrics`, `/livez`, `/readyz`."""
+"""What every process serves over HTTP: `/metrics`, `/livez`, `/readyz`, `/healthz`."""
 
 from ._server import HealthServer
 

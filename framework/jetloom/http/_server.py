@@ -41,6 +41,7 @@ class HealthServer:
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/livez", self._serve_live)
         app.router.add_get("/readyz", self._serve_ready)
+        app.router.add_get("/healthz", self._serve_health)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         site = web.TCPSite(runner, self._host, self._wanted)
@@ -74,6 +75,10 @@ class HealthServer:
     async def _serve_ready(self, _: web.Request) -> web.Response:
         health = self._health()
         return self._answer(health, health.ready)
+
+    async def _serve_health(self, _: web.Request) -> web.Response:
+        health = self._health()
+        return self._answer(health, health.live and health.ready)
 
     def _answer(self, health: Health, good: bool) -> web.Response:
         from aiohttp import web

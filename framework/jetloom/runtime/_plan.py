@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from ..config import LiveConfig, Settings, load_module_config
+from ..config import LiveConfig, Settings, find_config_problems, load_module_config
 from ..errors import ConfigInvalid
 from ..messages import Names
 from ._declare import Declared, declared_by
@@ -60,6 +60,8 @@ def make_plan(
         plan.problems.extend(declared.problems)
         if complete:
             plan.configs[module.id] = _configured(module, settings, environ, live, plan.problems)
+        elif module.config is not None:
+            plan.problems.extend(find_config_problems(module.id, module.config, settings, environ))
     plan.problems.extend(_shared_steps(plan.declared))
     return plan
 
