@@ -37,6 +37,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
             "runs message",
         ),
         *("runs action", "events tail", "dlq list", "dlq show"),
+        *("config show", "config check", "config schema"),
     }
 
 

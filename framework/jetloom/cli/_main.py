@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter
 
-from . import _doctor, _events, _runs, _serve, _validate, _workflows
+from . import _config, _doctor, _events, _runs, _serve, _validate, _workflows
 from ._emit import print_error
 from ._exit import BAD_INPUT, FAILED, INTERRUPTED, OK, exit_code, hint_for
 
@@ -59,6 +59,7 @@ def build_app() -> App:
     app.command(_events.publish)
     app.command(_events.events)
     app.command(_events.dlq)
+    app.command(_config.app)
     app.command(_doctor.doctor)
     return app
 

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from ..errors import InvalidInput
 from . import _session
 from ._common import Common, parse_duration
+from ._config import look_here
 from ._emit import print_json, say
 from ._process import run_service, serve
 
@@ -45,7 +46,7 @@ def dev(
     Parameters
     ----------
     targets
-        package.module:Class for a module; a file or folder of workflows.
+        package.module:Class, package.module or @installed for modules; a file or folder of workflows.
     store
         Where the server keeps its streams; otherwise .jetloom in this folder.
     drain
@@ -61,6 +62,7 @@ def run(
     /,
     *,
     engine: Annotated[bool, Parameter(negative=())] = False,
+    installed: Annotated[bool, Parameter(negative=())] = False,
     drain: str = "10s",
     common: Common = _DEFAULT,
 ) -> int:
@@ -74,21 +76,38 @@ def run(
         jetloom run services.orders:Orders
         jetloom run services/workflows --engine
         jetloom run services.orders:Orders services/workflows --engine
+        jetloom run --installed
 
     Parameters
     ----------
     targets
-        package.module:Class for a module; a file or folder of workflows, which are registered at start.
+        package.module:Class for a module, package.module for all of a Python module's, @name for an
+        installed one; a file or folder of workflows, which are registered at start.
     engine
         Serve workflows in this process. Steps of its modules then run without leaving it.
+    installed
+        Run every module that installed packages name in the entry-point group jetloom.modules.
     drain
         How long work under way may take to end at the stop.
     """
+    if installed:
+        targets = (*targets, *_installed())
     if not targets and not engine:
         raise InvalidInput(
             "nothing to run: name a module (package.module:Class) or a folder of workflows, or add --engine"
         )
     return _serve(common, targets, engine=engine, embedded=False, store=None, drain=drain)
+
+
+def _installed() -> list[str]:
+    from ..runtime import installed_targets
+
+    found = installed_targets()
+    if not found:
+        raise InvalidInput(
+            "--installed: no installed package has an entry point in the group jetloom.modules"
+        )
+    return found
 
 
 def _serve(
@@ -98,10 +117,7 @@ def _serve(
     from ..telemetry import setup_logging
 
     deadline = parse_duration(drain, "--drain")
-    # The installed command has its own folder first on the import path, `python -m` the working folder: targets are
-    # found from there with both.
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    look_here()
     settings = _session.load_settings(common)
     # A person watches: text, unless they asked for something.
     watched = embedded or sys.stderr.isatty()
