@@ -1,0 +1,283 @@
+"""A process that starts runs, sees them end, and checks afterwards what the streams say of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from ..engine import Client
+from ..messages import Finished, Names, decode_entry
+from ..transport import Incoming, Transport
+from ..workflows import Definition
+from ._child import UnknownOrder
+from ._definitions import chain, fanout, sleeper, waiter
+from ._load import Figures, Given, closed_loop, figures_of, now
+from ._roles_engine import open_namespace
+
+RUN_SECONDS = 60.0
+"""A run that has not ended after this long will not: the workload fails."""
+QUIET_SECONDS = 20.0
+"""How long what is left in the mailbox may take to be acknowledged."""
+PAGE = 1_000
+CHECKED_WHOLE = 50
+"""Journals that are read with their whole history; of the others the end is looked at."""
+ENDED = b'"t":"finished"'
+WATCH_PAGE = 256
+LOOKS = 50
+"""In a row for an end that was hinted at and is not stored: it was refused, or the server is behind."""
+LOOK_SECONDS = 0.1
+STARTERS = 64
+"""Starts under way at once where many are made beforehand."""
+
+WORKFLOWS: dict[str, Callable[[Given], Definition]] = {
+    "chain": lambda given: chain(given.steps),
+    "payload": lambda _: chain(3, "bench.payload", "payload"),
+    "slow": lambda _: chain(3, "bench.slow", "slow"),
+    "fanout": lambda given: fanout(given.steps, "fanout"),
+    "sleep": lambda given: sleeper(given.seconds, "sleep"),
+    "spread": lambda _: sleeper("${input.seconds}", "spread"),
+    "waiter": lambda _: waiter(),
+}
+
+
+class Unverified(Exception):
+    """The streams do not say what they have to."""
+
+
+class Runs:
+    """Verbs: `register`, `load`, `begin`, `wait`, `one`, `send`, `verify`."""
+
+    def __init__(self, config: Given) -> None:
+        self._config = config
+        self._transport: Transport | None = None
+        self._names = Names("bench")
+        self._client: Client | None = None
+        self._started: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._all_ended = asyncio.Event()
+        self._hinted: set[str] = set()
+        self._hint = asyncio.Event()
+        self._after = 0
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._transport, self._names = await open_namespace(self._config.url, "jetloom-bench")
+        self._client = Client(self._transport, self._names)
+        await self._transport.subscribe(self._names.journals(0), self._on_entry)
+        self._watching = asyncio.get_running_loop().create_task(self._watch(self._transport), name="watch")
+
+    async def stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        if self._transport is not None:
+            await self._transport.close()
+
+    async def do(self, verb: str, given: Given) -> Figures:
+        assert self._client is not None
+        verbs: dict[str, Callable[[Client, Given], Awaitable[Figures]]] = {
+            "register": self._register,
+            "load": self._load,
+            "begin": self._begin,
+            "wait": self._wait,
+            "one": self._one,
+            "send": self._send,
+            "verify": self._verify,
+            "progress": self._progress,
+        }
+        if verb not in verbs:
+            raise UnknownOrder(verb)
+        return await verbs[verb](self._client, given)
+
+    # -- seeing the ends. A core message is a hint: it was sent, not yet stored. What counts is what the stream holds
+    def _on_entry(self, incoming: Incoming) -> None:
+        if ENDED in incoming.data:
+            self._hinted.add(self._names.run_of_journal(incoming.subject))
+            self._hint.set()
+
+    async def _watch(self, transport: Transport) -> None:
+        stream, journals = self._names.runs_stream(0), self._names.journals(0)
+        tries = 0
+        while True:
+            page = await transport.read(stream, journals, after=self._after, limit=WATCH_PAGE)
+            for stored in page:
+                self._after = stored.sequence
+                if ENDED in stored.data:
+                    self._on_end(self._names.run_of_journal(stored.subject))
+            if len(page) == WATCH_PAGE:
+                continue
+            tries = 0 if page else tries + 1
+            if self._hinted and tries < LOOKS:
+                continue
+            self._hinted.clear()
+            self._hint.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._hint.wait()
+
+    def _on_end(self, run: str) -> None:
+        self._hinted.discard(run)
+        self._ended.setdefault(run, now())
+        waiting = self._waiting.pop(run, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+        if len(self._ended) >= len(self._started):
+            self._all_ended.set()
+
+    async def _end_of(self, run: str) -> None:
+        if run in self._ended:
+            return
+        waiting = self._waiting[run] = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(RUN_SECONDS):
+            await waiting
+
+    # -- verbs
+    async def _register(self, client: Client, given: Given) -> Figures:
+        """`name` is a workflow of this file. A run of it is started by its registered name from then on."""
+        definition = WORKFLOWS[given.name](given)
+        began = now()
+        # The first start of an inline definition registers it; this run is waited for and counts like any other.
+        started = await client.start(definition, {"seconds": 0.0}, id=f"{given.name}-first")
+        self._started[started.run] = began
+        if given.text != "no-wait":
+            await self._end_of(started.run)
+        return Figures(seconds=now() - began)
+
+    async def _load(self, client: Client, given: Given) -> Figures:
+        """Runs of `name`, each started when the one before has ended, `concurrency` at a time for `seconds`."""
+
+        async def run_one() -> None:
+            started = await client.start(given.name)
+            self._started[started.run] = now()
+            await self._end_of(started.run)
+
+        return await closed_loop(
+            run_one, concurrency=given.concurrency, seconds=given.seconds, warm=min(1.0, given.seconds / 4)
+        )
+
+    async def _begin(self, client: Client, given: Given) -> Figures:
+        """Starts `count` runs of `name` and waits for none. With `at` their input says when they are to be due:
+        `at` seconds after the first start, and spread so that `steps` of them fall due each second."""
+        self._all_ended.clear()
+        number, began = 0, now()
+
+        async def starter() -> None:
+            nonlocal number
+            while number < given.count:
+                mine, number = number, number + 1
+                due = began + given.at + mine / given.steps
+                wait = max(0.0, due - now()) if given.at else 0.0
+                run = f"{given.name}-{mine}"
+                started = now()
+                await client.start(given.name, {"seconds": wait}, id=run)
+                self._started[run] = started + wait
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(STARTERS):
+                group.create_task(starter())
+        return Figures(count=given.count, seconds=now() - began)
+
+    async def _wait(self, client: Client, given: Given) -> Figures:
+        """Until all that was started has ended, at most `seconds`; latencies since the start or the due time."""
+        deadline, began = now() + given.seconds, now()
+        while len(self._ended) < len(self._started) and now() < deadline:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._all_ended.wait()
+            self._all_ended.clear()
+        return figures_of(
+            [self._ended[run] + given.at - at for run, at in self._started.items() if run in self._ended],
+            now() - began,
+            last=max(self._ended.values(), default=0.0),
+            left=len(self._started.keys() - self._ended.keys()),
+        )
+
+    async def _progress(self, client: Client, given: Given) -> Figures:
+        return Figures(count=len(self._ended), more={"started": len(self._started)})
+
+    async def _one(self, client: Client, given: Given) -> Figures:
+        """`count` runs of `name`, one after the other, each waited for with `result`."""
+        latencies: list[float] = []
+        began = now()
+        for _ in range(given.count):
+            at = now()
+            started = await client.start(given.name)
+            self._started[started.run] = at
+            await client.result(started.run, timeout=timedelta(seconds=given.seconds))
+            latencies.append(now() - at)
+            self._ended.setdefault(started.run, now())
+        return figures_of(latencies, now() - began)
+
+    async def _send(self, client: Client, given: Given) -> Figures:
+        """To each of `count` waiting runs a message, one after the other: from the send to the run's end."""
+        latencies: list[float] = []
+        began = now()
+        for number in range(given.count):
+            run = f"{given.name}-{number}"
+            at = now()
+            await client.message(run, "word", {"number": number})
+            await self._end_of(run)
+            latencies.append(self._ended[run] - at)
+        return figures_of(latencies, now() - began)
+
+    # -- what the streams say
+    async def _verify(self, client: Client, given: Given) -> Figures:
+        """Every started run has one journal, which ended once and completed; nothing is left in the mailbox.
+
+        `steps`: how many steps each completed run has, looked at in some of them.
+        """
+        transport = self._transport
+        assert transport is not None
+        ends = await read_ends(transport, self._names)
+        wrong = [run for run in self._started if ends.get(run) != ["completed"]]
+        if wrong:
+            found = Counter(" ".join(ends.get(run, ["no end"])) for run in wrong)
+            raise Unverified(f"{len(wrong)} of {len(self._started)} runs did not end once: {dict(found)}")
+        foreign = ends.keys() - self._started.keys()
+        if foreign:
+            raise Unverified(f"{len(foreign)} runs that nobody started, such as {min(foreign)}")
+        for run in list(self._started)[-CHECKED_WHOLE:] if given.steps else ():
+            lines = await client.journal(run)
+            completed = Counter(
+                str(record.get("step"))
+                for line in lines
+                for record in line.records
+                if record.get("t") == "completed"
+            )
+            if len(completed) != given.steps or set(completed.values()) != {1}:
+                raise Unverified(f"run {run} completed {dict(completed)}, expected {given.steps} steps once")
+        await self._quiet(transport)
+        return Figures(count=len(self._started))
+
+    async def _quiet(self, transport: Transport) -> None:
+        stream, deadline = self._names.mailbox_stream(0), now() + QUIET_SECONDS
+        while True:
+            state = await transport.stream_state(stream)
+            left = state.messages if state is not None else 0
+            if not left:
+                return
+            if now() > deadline:
+                raise Unverified(f"{left} messages are left in {stream}")
+            await asyncio.sleep(0.05)
+
+
+async def read_ends(transport: Transport, names: Names) -> dict[str, list[str]]:
+    """How each journal ended: the statuses of its final records, of which there has to be one."""
+    ends: dict[str, list[str]] = {}
+    after = 0
+    while True:
+        page = await transport.read(names.runs_stream(0), names.journals(0), after=after, limit=PAGE)
+        for stored in page:
+            found = ends.setdefault(names.run_of_journal(stored.subject), [])
+            entry = decode_entry(stored.data)
+            if entry.blob is not None:
+                # Large ones are looked at whole by whoever started them.
+                found.append("completed")
+            found.extend(record.status for record in entry.records if isinstance(record, Finished))
+        if len(page) < PAGE:
+            return ends
+        after = page[-1].sequence
