@@ -21,8 +21,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def kv_asset(names: Names, bucket: str, *, replicas: int = 1) -> StreamAsset:
-    """A bucket of modules: the last value of each key. No rollup, no TTL and so no markers: a writer of one key can't
-    empty the others."""
+    """A bucket of modules: the last value of each key. No rollup and no markers: a writer of one key can't empty the
+    others."""
     if not _BUCKET.fullmatch(bucket):
         raise NameInvalid("bucket", bucket, "1-64 characters of A-Z a-z 0-9 _ -")
     name = names.kv_bucket(bucket)
@@ -31,6 +31,7 @@ def kv_asset(names: Names, bucket: str, *, replicas: int = 1) -> StreamAsset:
         subjects=(f"$KV.{name}.>",),
         discard="new",
         messages_per_subject_max=1,
+        ttl=True,
         replicas=replicas,
         description=f"bucket {bucket}",
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -15,14 +16,16 @@ from ..errors import (
     ConditionFailed,
     DecodeFailed,
     Disconnected,
+    FencedOff,
+    InvalidInput,
     NameInvalid,
     NotFound,
     OutcomeUnknown,
     Unavailable,
 )
-from ..messages import H_KV_OPERATION, H_NONCE, bucket_key, bucket_stream, decode_plain, encode
+from ..messages import H_FENCE, H_KV_OPERATION, H_NONCE, bucket_key, bucket_stream, decode_plain, encode
 from ..transport import Stored, StreamAsset, Transport
-from ..types import JSON
+from ..types import JSON, Duration, seconds
 
 READ_BATCH = 256
 """Keys in one read of a listing; a page of this many values stays far below a megabyte for small ones."""
@@ -33,6 +36,9 @@ together with the time each try waits."""
 
 MODIFY_TRIES_MAX = 1_000
 """Of one change under contention. In each round somebody gets on, so this is above any number of writers that meet."""
+
+TTL_MIN = 1.0
+"""The server counts TTLs in whole seconds."""
 
 _KEY = re.compile(r"[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*")
 _KEY_CHARACTERS_MAX = 512
@@ -61,6 +67,13 @@ class KeyValue[T]:
 
     Values of type `T` are JSON on the wire, so `nats kv get` reads them and `nats kv put` writes them; one that does
     not fit raises `DecodeFailed`. With an `asset` the bucket is made, or verified, at the first use.
+
+    `ttl` (at least 1 s, rounded up to whole seconds) is how long that value is kept; the next write of the key decides
+    anew. A value that expires is absent at most a quarter of a second later; a watch does not report it.
+
+    `fence` is the fence of a lock. It is kept with the value, and a write with an older one raises `FencedOff`. After
+    `claim(key, fence)` no write with an older fence is accepted any more; without a claim that is so only after the
+    first write with the newer one. It holds among writers that all give a fence, and as long as the key has no ttl.
     """
 
     def __init__(
@@ -147,35 +160,87 @@ class KeyValue[T]:
             await subscription.stop()
 
     # -- writing
-    async def create(self, key: str, value: T) -> int:
-        """Writes a key that is absent; its revision. Raises `ConditionFailed` when it is present."""
-        subject, data = self._prefix + _checked(key), encode(value)
-        try:
-            return await self._write(subject, data, 0)
-        except ConditionFailed:
-            stored = await self._last(key)
-            if stored is None or not _gone(stored):
-                raise
-        # Only over exactly that deletion: if somebody else creates the key first, that one has won.
-        return await self._write(subject, data, stored.sequence)
+    async def create(
+        self, key: str, value: T, *, ttl: Duration | None = None, fence: int | None = None
+    ) -> int:
+        """Writes a key that is absent; its revision. Raises `ConditionFailed` when it is present, `FencedOff`."""
+        write = self._prepare(key, encode(value), ttl, fence)
+        if fence is None:
+            try:
+                return await self._write(write, 0)
+            except ConditionFailed:
+                stored = await self._last(key)
+                if stored is None or not _gone(stored):
+                    raise
+            # Only over exactly that deletion: if somebody else creates the key first, that one has won.
+            return await self._write(write, stored.sequence)
+        stored = await self._last(key)
+        write.check(stored)
+        if stored is not None and not _gone(stored):
+            raise ConditionFailed(write.subject, 0, stored.sequence)
+        return await self._write(write, 0 if stored is None else stored.sequence)
 
-    async def update(self, key: str, value: T, revision: int) -> int:
-        """Writes over exactly `revision`; the new one. Raises `ConditionFailed` when another write was first."""
-        return await self._write(self._prefix + _checked(key), encode(value), revision)
+    async def update(
+        self, key: str, value: T, revision: int, *, ttl: Duration | None = None, fence: int | None = None
+    ) -> int:
+        """Writes over exactly `revision`; the new one. Raises `ConditionFailed` when another write was first,
+        `FencedOff` when the key has seen a newer fence."""
+        write = self._prepare(key, encode(value), ttl, fence)
+        await self._check_fence(write, revision)
+        return await self._write(write, revision)
 
-    async def put(self, key: str, value: T) -> int:
-        """Writes whatever is there; the revision."""
-        return await self._write(self._prefix + _checked(key), encode(value), None)
+    async def put(self, key: str, value: T, *, ttl: Duration | None = None, fence: int | None = None) -> int:
+        """Writes whatever is there; the revision. Raises `FencedOff` when the key has seen a newer fence."""
+        write = self._prepare(key, encode(value), ttl, fence)
+        if fence is None:
+            return await self._write(write, None)
+        return await self._over_any(write)
 
-    async def delete(self, key: str, *, revision: int | None = None) -> None:
+    async def delete(self, key: str, *, revision: int | None = None, fence: int | None = None) -> None:
         """Makes the key absent, with `revision` only over exactly that one. An absent key is no error without it."""
-        await self._write(self._prefix + _checked(key), b"", revision, {H_KV_OPERATION: "DEL"})
+        write = self._prepare(key, b"", None, fence, H_KV_OPERATION, "DEL")
+        if fence is not None and revision is None:
+            await self._over_any(write)
+            return
+        if revision is not None:
+            await self._check_fence(write, revision)
+        await self._write(write, revision)
 
-    async def modify(self, key: str, change: Callable[[T | None], T | None]) -> Entry[T] | None:
+    async def claim(self, key: str, fence: int) -> Entry[T] | None:
+        """Reads for a change under a lock: from now on the key takes no write with an older fence.
+
+        The value stays, at a new revision, without a ttl; None for an absent key, which `create` with this fence may
+        write. The first thing to do with a key under a lock. Raises `FencedOff` when a newer fence was there.
+        """
+        for _ in range(MODIFY_TRIES_MAX):
+            stored = await self._last(_checked(key))
+            absent = stored is None or _gone(stored)
+            data = b"" if stored is None else stored.data
+            write = self._prepare(key, data, None, fence, *((H_KV_OPERATION, "DEL") if absent else ()))
+            write.check(stored)
+            entry = None if stored is None or absent else self._entry(stored)
+            if stored is not None and _fence(stored) == fence:
+                return entry
+            try:
+                revision = await self._write(write, 0 if stored is None else stored.sequence)
+            except ConditionFailed:
+                await self._step_aside()
+                continue
+            return None if entry is None else Entry(key, entry.value, revision)
+        raise ConditionFailed(self._prefix + key, 0)
+
+    async def modify(
+        self,
+        key: str,
+        change: Callable[[T | None], T | None],
+        *,
+        ttl: Duration | None = None,
+        fence: int | None = None,
+    ) -> Entry[T] | None:
         """Reads, changes and writes conditionally, again until no other write was first; what is stored then.
 
         `change` gets None for an absent key and may be called several times; giving None deletes the key. Raises
-        `ConditionFailed` after 1,000 times.
+        `ConditionFailed` after 1,000 times, `FencedOff` when the key has seen a newer fence.
         """
         _checked(key)
         for _ in range(MODIFY_TRIES_MAX):
@@ -184,28 +249,71 @@ class KeyValue[T]:
             try:
                 if value is None:
                     if found is not None:
-                        await self.delete(key, revision=found.revision)
+                        await self.delete(key, revision=found.revision, fence=fence)
                     return None
                 if found is None:
-                    return Entry(key, value, await self.create(key, value))
-                return Entry(key, value, await self.update(key, value, found.revision))
+                    return Entry(key, value, await self.create(key, value, ttl=ttl, fence=fence))
+                revision = await self.update(key, value, found.revision, ttl=ttl, fence=fence)
+                return Entry(key, value, revision)
             except ConditionFailed:
-                # Somebody else got on, so this ends; jitter keeps many writers from meeting again.
-                await asyncio.sleep(0.02 * self._clock.random())
+                await self._step_aside()
         raise ConditionFailed(self._prefix + key, 0)
 
     # -- inside
-    async def _write(
-        self, subject: str, data: bytes, expected: int | None, headers: dict[str, str] | None = None
-    ) -> int:
+    def _prepare(
+        self, key: str, data: bytes, ttl: Duration | None, fence: int | None, *header: str
+    ) -> _Write:
+        """Raises what is wrong with key, ttl and fence."""
+        length = None if ttl is None else seconds(ttl)
+        if length is not None and not length >= TTL_MIN:
+            raise InvalidInput(f"a ttl of {length:g} s for key {key!r}: expected at least {TTL_MIN:g} s")
+        if fence is not None and fence < 1:
+            raise InvalidInput(
+                f"fence {fence} for key {key!r}: expected the fence of a lock, which is at least 1"
+            )
+        headers = {} if fence is None else {H_FENCE: str(fence)}
+        if header:
+            headers[header[0]] = header[1]
+        whole = None if length is None else float(math.ceil(length))
+        return _Write(self._prefix + _checked(key), data, headers, whole, fence)
+
+    async def _over_any(self, write: _Write) -> int:
+        """Over whatever is there and has no newer fence."""
+        for _ in range(MODIFY_TRIES_MAX):
+            stored = await self._transport_last(write.subject)
+            write.check(stored)
+            try:
+                return await self._write(write, 0 if stored is None else stored.sequence)
+            except ConditionFailed:
+                await self._step_aside()
+        raise ConditionFailed(write.subject, 0)
+
+    async def _check_fence(self, write: _Write, revision: int) -> None:
+        """A revision's fence never changes, so what holds for the one that is read holds when it is written over."""
+        if write.fence is None:
+            return
+        stored = await self._transport_last(write.subject)
+        write.check(stored)
+        actual = 0 if stored is None else stored.sequence
+        if actual != revision:
+            raise ConditionFailed(write.subject, revision, actual)
+
+    async def _step_aside(self) -> None:
+        # Somebody else got on, so this ends; jitter keeps many writers from meeting again.
+        await asyncio.sleep(0.02 * self._clock.random())
+
+    async def _write(self, write: _Write, expected: int | None) -> int:
         """One write until there is a verdict: after an unknown outcome the subject is read back for its nonce."""
         await self._ready()
+        subject = write.subject
         nonce = self._clock.token()
-        sent = {**(headers or {}), H_NONCE: nonce}
+        sent = {**write.headers, H_NONCE: nonce}
         unknown: Exception | None = None
         for number in range(TRIES_MAX):
             try:
-                done = await self._transport.append(subject, data, headers=sent, expected=expected)
+                done = await self._transport.append(
+                    subject, write.data, headers=sent, expected=expected, ttl=write.ttl
+                )
             except (OutcomeUnknown, Disconnected) as error:
                 unknown = error
             except ConditionFailed:
@@ -226,8 +334,11 @@ class KeyValue[T]:
         raise OutcomeUnknown(subject, str(unknown)) from unknown
 
     async def _last(self, key: str) -> Stored | None:
+        return await self._transport_last(self._prefix + key)
+
+    async def _transport_last(self, subject: str) -> Stored | None:
         await self._ready()
-        return await self._transport.last(self._stream, self._prefix + key)
+        return await self._transport.last(self._stream, subject)
 
     async def _ready(self) -> None:
         if self._asset is None or self._ensured:
@@ -248,12 +359,32 @@ class KeyValue[T]:
             raise DecodeFailed(what, str(error)) from error
 
 
+class _Write(NamedTuple):
+    """What is to be stored, whatever the condition."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+    ttl: float | None
+    fence: int | None
+
+    def check(self, stored: Stored | None) -> None:
+        """Raises `FencedOff` when what is stored has a newer fence."""
+        if self.fence is not None and stored is not None and (newest := _fence(stored)) > self.fence:
+            raise FencedOff(self.subject, self.fence, newest)
+
+
 async def _attempt(read: Coroutine[object, object, Stored | None]) -> tuple[Stored | None] | None:
     """What the read found, in a tuple; None when there was no answer."""
     try:
         return (await read,)
     except Unavailable:
         return None
+
+
+def _fence(stored: Stored) -> int:
+    text = stored.headers.get(H_FENCE, "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def _gone(stored: Stored) -> bool:

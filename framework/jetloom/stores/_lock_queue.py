@@ -244,7 +244,8 @@ class LockQueue:
 
     async def _take(self) -> None:
         self._forget_gone()
-        if not self._waiters:
+        # What was free before the pause may be held when it ends: a write over that would take it away.
+        if not self._waiters or held(self._stored):
             return
         first, nonce = self._waiters[0], self._clock.token()
         if len(self._unresolved) >= UNRESOLVED_MAX:

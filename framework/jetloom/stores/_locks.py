@@ -238,6 +238,9 @@ class _Hold(AbstractAsyncContextManager[Lock]):
             self._timer.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
+        if isinstance(error, GeneratorExit):
+            # The loop is gone and the coroutine is being closed: nothing can be sent any more, the lock expires.
+            return
         ours = self._cancelling is not None and self._task.uncancel() <= self._cancelling
         locks.left(self, locks.clock.monotonic() - self._began, self._reason)
         if self._reason != "taken":
