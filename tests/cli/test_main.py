@@ -26,7 +26,17 @@ def commands() -> list[tuple[str, ...]]:
 def test_the_commands_are_those_that_are_documented() -> None:
     """The list of commands is a contract."""
     assert {" ".join(words) for words in commands()} == {
-        *("dev", "run", "validate", "start", "publish", "doctor", "workflows list", "workflows show"),
+        *(
+            "dev",
+            "run",
+            "validate",
+            "start",
+            "publish",
+            "doctor",
+            "bench",
+            "workflows list",
+            "workflows show",
+        ),
         *(
             "runs list",
             "runs show",

@@ -61,6 +61,8 @@ def build_app() -> App:
     app.command(_events.dlq)
     app.command(_config.app)
     app.command(_doctor.doctor)
+    # Beside the command line, and loaded by its name only when it is asked for.
+    app.command("jetloom.bench:bench", name="bench")
     return app
 
 
