@@ -12,8 +12,8 @@ import msgspec
 
 from ..clock import Clock
 from ..errors import DecodeFailed, Disconnected, InvalidInput, JetloomError, RequestTimeout
-from ..messages import Names, encode
-from ..telemetry import Counter, Metrics, context_headers, current, get_logger, remaining_seconds
+from ..messages import H_ACTOR, H_DEADLINE, Names, encode, to_rfc3339
+from ..telemetry import EMPTY, Counter, Metrics, context_headers, current, get_logger, remaining_seconds
 from ..transport import REQUEST_SECONDS, Reply, Transport
 from ..types import JSON, Actor, Duration, seconds
 from ._client import make_client
@@ -254,10 +254,11 @@ class Rpc:
     def headers(self, limit: float, *, bounded: bool) -> dict[str, str]:
         """What travels with a request that has `limit` seconds: actor, trace, deadline, and an id of its own."""
         context = current()
-        deadline = self._clock.now() + limit if bounded else context.deadline
-        if context.actor is None or context.deadline != deadline:
-            context = msgspec.structs.replace(context, actor=context.actor or self._actor, deadline=deadline)
-        headers = context_headers(context)
+        headers = context_headers(context) if context is not EMPTY else {}
+        if context.actor is None and self._actor is not None:
+            headers[H_ACTOR] = str(self._actor)
+        if bounded:
+            headers[H_DEADLINE] = to_rfc3339(self._clock.now() + limit)
         self._requests += 1
         headers[H_REQUEST_ID] = f"{self._ids}{self._requests}"
         return headers

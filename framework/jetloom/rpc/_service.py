@@ -16,7 +16,7 @@ from ..transport import Incoming, Subscription, Transport
 from ..types import JSON
 from ._endpoint import Endpoint
 from ._errors import error_reply
-from ._serving import EndpointServer, EndpointStats, Work
+from ._serving import Deadlines, EndpointServer, EndpointStats, Work
 from ._wire import CANCEL
 
 DISCOVERY_MAX = 100
@@ -83,8 +83,11 @@ class MicroService:
         self._tasks = TaskSet("request-handler", metrics)
         self._replies = TaskSet("discovery-reply", metrics)
         self._cancellable: dict[str, Work] = {}
+        self._deadlines = Deadlines()
         self._servers = [
-            EndpointServer(name, each, transport, clock, metrics, self._tasks, self._cancellable)
+            EndpointServer(
+                name, each, transport, clock, metrics, self._tasks, self._deadlines, self._cancellable
+            )
             for each in endpoints
         ]
         self._draining = False
@@ -128,6 +131,7 @@ class MicroService:
         for subscription in self._subscriptions:
             await subscription.stop()
         cut_off = await self._tasks.stop(grace=max(seconds, 0.001))
+        self._deadlines.stop()
         await self._replies.stop(grace=0.1)
         return cut_off
 

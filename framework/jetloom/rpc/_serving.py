@@ -21,7 +21,6 @@ from ..errors import (
     to_info,
 )
 from ..lifecycle import TaskSet
-from ..messages import H_CONTENT_TYPE
 from ..telemetry import Counter, Metrics, context_from_headers, get_logger, remaining_seconds, use
 from ..transport import Incoming, Transport
 from ..types import JSON
@@ -31,7 +30,6 @@ from ._wire import (
     H_PART,
     H_PARTS,
     H_REQUEST_ID,
-    JSON_TYPE,
     PART_BEGINS,
     PART_END,
     PARTS_BYTES_MAX,
@@ -49,7 +47,8 @@ HANDLING_SECONDS = 300.0
 REFUSALS_MAX = 1_000
 """Refusals being sent at once; while the connection is that crowded, further callers run into their timeouts."""
 
-OK_HEADERS = {H_CONTENT_TYPE: JSON_TYPE}
+PLAIN: dict[str, str] = {}
+"""Headers of an answer: none, as it is JSON by contract and headers cost both ends more than the rest of a message."""
 
 _logger = get_logger("rpc")
 
@@ -73,26 +72,66 @@ class _ReaderGone(Exception):
 
 
 class Work:
-    """A request that is being handled: its task, and why it was cancelled."""
+    """A request that is being handled: its task, its deadline (the loop's time), and why it was cancelled."""
 
-    __slots__ = ("ended", "seconds", "task", "timer")
+    __slots__ = ("due", "ended", "seconds", "task")
 
     def __init__(self, task: asyncio.Task[object] | None) -> None:
         self.task = task
-        self.timer: asyncio.TimerHandle | None = None
+        self.due = 0.0
         self.seconds = 0.0
         self.ended: Literal["", "deadline", "caller"] = ""
 
     def end(self, why: Literal["deadline", "caller"]) -> None:
+        """Cancels the work, once; nothing when its function has returned already."""
         if not self.ended and self.task is not None:
             self.ended = why
             self.task.cancel(why)
 
-    def over(self) -> None:
-        """The endpoint's function has returned: nothing cancels the answer."""
-        self.task = None
-        if self.timer is not None:
-            self.timer.cancel()
+
+class Deadlines:
+    """Ends work at its deadline, with one timer for all: it is set for the earliest, and looks again when it fires.
+
+    Most requests end long before, so a timer for each would only be made and thrown away.
+    """
+
+    __slots__ = ("_at", "_timer", "_works")
+
+    def __init__(self) -> None:
+        self._works: set[Work] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = 0.0
+
+    def add(self, work: Work, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        work.seconds, work.due = seconds, loop.time() + seconds
+        self._works.add(work)
+        if self._timer is None or work.due < self._at:
+            self._set(work.due)
+
+    def drop(self, work: Work) -> None:
+        """The work's function has returned: nothing cancels the answer."""
+        work.task = None
+        self._works.discard(work)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self, due: float) -> None:
+        self.stop()
+        self._at = due
+        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for work in [work for work in self._works if work.due <= now]:
+            self._works.discard(work)
+            work.end("deadline")
+        if self._works:
+            self._set(min(work.due for work in self._works))
 
 
 class EndpointServer:
@@ -106,6 +145,7 @@ class EndpointServer:
         clock: Clock,
         metrics: Metrics,
         tasks: TaskSet,
+        deadlines: Deadlines,
         cancellable: dict[str, Work],
     ) -> None:
         self.endpoint = endpoint
@@ -117,6 +157,7 @@ class EndpointServer:
         self._clock = clock
         self._metrics = metrics
         self._tasks = tasks
+        self._deadlines = deadlines
         self._cancellable = cancellable
         self._refusing = 0
         self._limit = endpoint.timeout if endpoint.timeout is not None else HANDLING_SECONDS
@@ -164,7 +205,7 @@ class EndpointServer:
         try:
             data = await self._run(request, work, to)
             if data is not None:
-                await self._reply(to, data, OK_HEADERS)
+                await self._reply(to, data, PLAIN)
         except asyncio.CancelledError as error:
             failed = await self._cut_off(work, to, error)
             if not work.ended:
@@ -189,9 +230,7 @@ class EndpointServer:
         seconds = remaining_seconds(context, self._clock, self._limit)
         if seconds <= 0:
             raise RequestTimeout(self.endpoint.subject, 0)
-        loop = asyncio.get_running_loop()
-        work.seconds = seconds
-        work.timer = loop.call_later(seconds, work.end, "deadline")
+        self._deadlines.add(work, seconds)
         try:
             with use(msgspec.structs.replace(context, module=self._service)):
                 if self.endpoint.function is not None:
@@ -200,7 +239,7 @@ class EndpointServer:
                     await self._answer_in_parts(self.endpoint.parts(request.data), request, to)
                 return None
         finally:
-            work.over()
+            self._deadlines.drop(work)
 
     async def _cut_off(self, work: Work, to: str, cancelled: asyncio.CancelledError) -> BaseException:
         """Something cancelled the work: the deadline and a stop are answered, a caller who left is not."""
@@ -245,7 +284,7 @@ class EndpointServer:
                 sent, size = sent + 1, size + len(part)
                 ahead, ahead_bytes = ahead + 1, ahead_bytes + len(part)
                 self._check_limits(sent, size)
-                headers = {H_PART: str(sent), H_CONTENT_TYPE: JSON_TYPE}
+                headers = {H_PART: str(sent)}
                 if ahead < WINDOW_PARTS and ahead_bytes < WINDOW_BYTES:
                     await self._transport.publish(to, part, headers=headers)
                 else:

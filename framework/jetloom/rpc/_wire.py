@@ -15,7 +15,6 @@ PART_BEGINS = "0"
 PART_END = "end"
 
 CANCEL = "$SRV.CANCEL"
-JSON_TYPE = "application/json"
 REQUEST_ID_CHARACTERS_MAX = 100
 """Of a foreign caller's id: longer ones are not remembered, so their requests can't be cancelled."""
 
