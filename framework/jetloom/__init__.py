@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .bus import Event, Retry
+    from .config import Secret
     from .errors import ErrorClass, JetloomError, TaskFailed
-    from .runtime import Module, Runtime, StepContext, Undo, endpoint, on, step
+    from .runtime import (
+        Module,
+        Runtime,
+        StepContext,
+        Undo,
+        background,
+        endpoint,
+        every,
+        health,
+        module,
+        on,
+        step,
+    )
     from .types import Actor
 
 __all__ = [
@@ -22,10 +35,15 @@ __all__ = [
     "Module",
     "Retry",
     "Runtime",
+    "Secret",
     "StepContext",
     "TaskFailed",
     "Undo",
+    "background",
     "endpoint",
+    "every",
+    "health",
+    "module",
     "on",
     "step",
 ]
@@ -38,10 +56,15 @@ _HOMES = {
     "Module": ".runtime",
     "Retry": ".bus",
     "Runtime": ".runtime",
+    "Secret": ".config",
     "StepContext": ".runtime",
     "TaskFailed": ".errors",
     "Undo": ".runtime",
+    "background": ".runtime",
     "endpoint": ".runtime",
+    "every": ".runtime",
+    "health": ".runtime",
+    "module": ".runtime",
     "on": ".runtime",
     "step": ".runtime",
 }

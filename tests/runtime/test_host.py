@@ -159,7 +159,7 @@ def test_every_start_error_at_once() -> None:
             "JETLOOM_WRONG__PORT: Expected `int`",
             "wrong.secret is required: set JETLOOM_WRONG__SECRET",
             "JETLOOM_WRONG__SECRE is no setting of module wrong; did you mean JETLOOM_WRONG__SECRET",
-            "Wrong.placed: an event handler takes an Event[Payload], or a list[Event[Payload]] with batch=…; found Order",
+            "Wrong.placed: an event handler takes an Event[Payload], or a list[Event[Payload]]",
             "Wrong.pattern: event pattern 'not a pattern' is not legal",
             "Wrong.named: endpoint 'two words' is not legal",
             "Wrong.many: an endpoint takes one argument or none, found (request, more)",

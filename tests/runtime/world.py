@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from jetloom.clock import SYSTEM_CLOCK, Clock
-from jetloom.config import Settings
+from jetloom.config import LiveConfig, Settings
 from jetloom.messages import Names
 from jetloom.runtime import Host, Module
 from jetloom.stores import dlq_asset, events_asset, markers_asset
@@ -63,6 +63,7 @@ class World:
         modules: Sequence[type[Module] | Module],
         transport: Transport,
         environ: Mapping[str, str] | None = None,
+        live: LiveConfig | None = None,
     ) -> Host:
         return Host(
             modules,
@@ -71,6 +72,7 @@ class World:
             clock=self.clock,
             metrics=Metrics(process=False),
             environ=environ or {},
+            live=live,
         )
 
     @asynccontextmanager
@@ -120,7 +122,7 @@ def run_on_server(url: str, scenario: Scenario) -> None:
 
 
 def _nothing_left() -> None:
-    ours = ("event-", "request-", "discovery-", "loop-lag")
+    ours = ("event-", "request-", "discovery-", "loop-lag", "health ", "locks", "busy.", "feeding.")
     left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith(ours)]
     assert not left, f"tasks outlived their test: {left}"
 

@@ -20,6 +20,7 @@ from ..telemetry import Context, LoopLag, Metrics, get_logger, use
 from ..transport import Subscription, Transport
 from ..types import Actor, ActorKind
 from ._background import BackgroundTasks
+from ._declare import describe
 from ._health import CheckResult, Health, HealthChecks
 from ._live import config_asset, watch_live_config
 from ._metadata import metadata_of
@@ -92,6 +93,7 @@ class Host:
         }
         self._state = {module.id: "stopped" for module in self._plan.modules}
         self._up: list[Module] = []
+        self._runtimes: dict[str, Runtime] = {}
         self._services: list[MicroService] = []
         self._subscriptions: list[GroupSubscription[object]] = []
         self._config_watch: Subscription | None = None
@@ -279,13 +281,14 @@ class Host:
         _raise(failures)
 
     async def _init(self, module: Module, failures: list[tuple[str, Exception]]) -> None:
-        runtime = self._runtime(module)
+        runtime = self._runtimes[module.id] = self._runtime(module)
         for task in self._plan.declared[module.id].background:
             self._background.add(module.id, task.name, task.function, task.restarts_max)
         self._state[module.id] = "starting"
         error = await _call(module, lambda: module.init(runtime), INIT_SECONDS)
         if error is not None:
             self._state[module.id] = "failed"
+            await self._runtimes.pop(module.id).close()
             failures.append((_failure(module, "init", error), error))
             return
         self._up.append(module)
@@ -335,6 +338,7 @@ class Host:
         error = await _call(module, module.shutdown, SHUTDOWN_SECONDS)
         if error is not None:  # the others still shut down
             _logger.error("shutdown failed", extra={"of_module": module.id}, exc_info=error)
+        await self._runtimes.pop(module.id).close()
         self._state[module.id] = "stopped"
 
     # -- what modules get
@@ -351,7 +355,7 @@ class Host:
             clock=self._clock,
             metrics=self.metrics,
             bus=Bus(self._transport, self.names, self._clock, self.metrics, source=module.id, actor=actor),
-            rpc=Rpc(self._transport, self.names, self._clock, self.metrics, actor=actor),
+            rpc=Rpc(self._transport, self.names, self._clock, self.metrics, actor=actor, describe=describe),
             config=self._plan.configs[module.id],
             workflows=self._workflows,
             find_module=self._find_module,

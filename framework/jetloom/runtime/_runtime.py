@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, overload
 
@@ -13,7 +15,7 @@ from ..clock import Clock
 from ..errors import InvalidInput, Unavailable
 from ..messages import Names
 from ..rpc import Rpc
-from ..stores import KeyValue, kv_asset
+from ..stores import KeyValue, Locks, kv_asset, locks_asset
 from ..telemetry import Metrics
 from ..transport import Transport
 from ..types import JSON
@@ -60,6 +62,7 @@ class Runtime:
         self._version = version
         self._replicas = replicas
         self._buckets: dict[tuple[str, object], object] = {}
+        self._locks: Locks | None = None
 
     @property
     def workflows(self) -> Workflows:
@@ -91,6 +94,17 @@ class Runtime:
         return found
 
     @property
+    def locks(self) -> Locks:
+        """Locks of the namespace: `async with rt.locks.hold(name, ttl=30, timeout=10) as lock`."""
+        if self._locks is None:
+            owner = f"{self.id} on {platform.node()}, pid {os.getpid()}"
+            asset = locks_asset(self.names, replicas=self._replicas)
+            self._locks = Locks(
+                self.transport, self.names, self.clock, self.metrics, owner=owner, asset=asset
+            )
+        return self._locks
+
+    @property
     def tracer(self) -> Tracer:
         """OpenTelemetry's tracer of this module; its spans go where the process' SDK sends them, or nowhere."""
         from opentelemetry import trace  # 40 ms, so only for modules that make spans
@@ -117,3 +131,9 @@ class Runtime:
         if kind is not None and not isinstance(found, kind):
             raise InvalidInput(f"module {module_id!r} is a {type(found).__name__}, not a {kind.__name__}")
         return found
+
+    async def close(self) -> None:
+        """Ends what its parts run in the background. The host's to call, after `shutdown`."""
+        locks, self._locks = self._locks, None
+        if locks is not None:
+            await locks.stop()
