@@ -55,6 +55,7 @@ def events_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
         name=names.events_stream,
         subjects=(names.event(">"),),
         age_max=EVENTS_AGE,
+        ttl=True,
         replicas=replicas,
         sources=(
             SourceAsset(
@@ -74,6 +75,19 @@ def dlq_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
         age_max=DLQ_AGE,
         replicas=replicas,
         description="dead letters",
+    )
+
+
+def handled_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
+    """Which events were handled, for handlers that ask for it. Made by the first of them."""
+    return StreamAsset(
+        name=names.handled_stream,
+        subjects=(f"$KV.{names.handled_bucket}.>",),
+        discard="new",
+        messages_per_subject_max=1,
+        ttl=True,
+        replicas=replicas,
+        description="events that were handled",
     )
 
 
