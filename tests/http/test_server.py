@@ -7,7 +7,7 @@ import pytest
 
 from jetloom.errors import StartFailed
 from jetloom.http import HealthServer
-from jetloom.runtime import Health
+from jetloom.runtime import CheckResult, Health
 from jetloom.telemetry import Metrics
 
 
@@ -30,6 +30,19 @@ async def test_metrics_and_health_are_served() -> None:
         async with session.get(f"{base}/readyz") as answer:
             assert (answer.status, (await answer.json())["problems"]) == (503, ["not connected to NATS"])
         async with session.get(f"{base}/livez") as answer:
+            assert answer.status == 200
+        async with session.get(f"{base}/healthz") as answer:
+            assert answer.status == 503
+        failing = CheckResult("db", "live", False, "orders", "refused")
+        health = Health(live=False, ready=False, modules={"orders": "up"}, checks=[failing])
+        async with session.get(f"{base}/livez") as answer:
+            assert answer.status == 503
+        async with session.get(f"{base}/healthz") as answer:
+            assert (await answer.json())["checks"] == [
+                {"name": "db", "kind": "live", "ok": False, "module": "orders", "detail": "refused"}
+            ]
+        health = Health(live=True, ready=True, modules={})
+        async with session.get(f"{base}/healthz") as answer:
             assert answer.status == 200
         with pytest.raises(StartFailed, match="JETLOOM_HTTP_PORT"):
             await HealthServer(metrics, lambda: health, port=server.port, host="127.0.0.1").start()

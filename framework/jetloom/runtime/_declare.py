@@ -116,7 +116,7 @@ def _marked(kind: type[Module]) -> Iterator[tuple[str, object, bool, tuple[Mark,
         attributes.update(vars(base))
     for name, value in attributes.items():
         function: object = getattr(value, "__func__", value)
-        marks = marks_of(function)
+        marks = marks_of(function) or marks_of(value)
         if marks:
             yield name, function, isinstance(value, staticmethod), marks
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -169,12 +170,16 @@ def type_name(kind: object) -> str:
         return "JSON"
     if kind is NONE:
         return "None"
-    if isinstance(kind, type) and not get_args(kind):
-        return kind.__name__
-    return str(kind).replace("typing.", "").replace("jetloom.bus._event.", "")
+    arguments = [type_name(each) for each in get_args(kind)]
+    origin = cast("object", get_origin(kind))
+    if origin is Union or origin is UnionType:
+        return " | ".join(arguments)
+    if arguments and isinstance(origin, type):
+        return f"{origin.__name__}[{', '.join(arguments)}]"
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def _any(kind: type) -> dict[str, object]:
     if kind is object:
-        return {}
+        return {"description": "anything"}
     raise NotImplementedError(kind)
