@@ -48,6 +48,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
         ),
         *("runs action", "events tail", "dlq list", "dlq show"),
         *("config show", "config check", "config schema"),
+        *("locks list", "locks show"),
     }
 
 

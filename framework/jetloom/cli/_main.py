@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter
 
-from . import _config, _doctor, _events, _runs, _serve, _validate, _workflows
+from . import _config, _doctor, _events, _locks, _runs, _serve, _validate, _workflows
 from ._emit import print_error
 from ._exit import BAD_INPUT, FAILED, INTERRUPTED, OK, exit_code, hint_for
 
@@ -60,6 +60,7 @@ def build_app() -> App:
     app.command(_events.events)
     app.command(_events.dlq)
     app.command(_config.app)
+    app.command(_locks.app)
     app.command(_doctor.doctor)
     # Beside the command line, and loaded by its name only when it is asked for.
     app.command("jetloom.bench:bench", name="bench")

@@ -245,7 +245,7 @@ async def list_locks(transport: Transport, names: Names) -> list[LockInfo]:
 
 async def find_lock(transport: Transport, names: Names, name: str) -> LockInfo | None:
     """Who holds the lock now; None when it is free."""
-    stored = await transport.last(names.locks_stream, names.lock(check_lock_name(name)))
+    stored = await transport.last(names.locks_stream, names.lock(name))
     return lock_info(names, stored) if stored is not None and held(stored) else None
 
 
