@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ._frame import Result
     from ._run import Report
 
+CPU = "cpu "
+PEAK = "peak memory "
+"""A process's peak stands in the row of its CPU time."""
 BAR = 20
 """Characters of the longest bar."""
 SIDE_BY_SIDE = ("limits", "events", "rpc")
@@ -39,11 +42,19 @@ def render(report: Report) -> RenderableType:
         table.add_column("target")
         table.add_column("", min_width=BAR)
         rows = list(_rows(results))
+        peaks = {
+            (row.case, row.metric.removeprefix(PEAK)): row.value
+            for row, _ in rows
+            if row.metric.startswith(PEAK)
+        }
         for result, spread in rows:
+            if result.metric.startswith(PEAK):
+                continue
+            peak = peaks.get((result.case, result.metric.removeprefix(CPU)))
             table.add_row(
                 result.case,
                 result.metric,
-                f"{number(result.value)} {result.unit}",
+                f"{number(result.value)} {result.unit}{f', {number(peak)} MB' if peak is not None else ''}",
                 spread,
                 f"{result.ratio:.2f}" if result.ratio is not None else "",
                 result.of or "",
@@ -77,7 +88,7 @@ def _verdict(result: Result) -> str:
     return f"[green]{result.target} ✓[/]" if result.met else f"[red]{result.target} ✗[/]"
 
 
-BESIDE = ("cpu ", "peak ")
+BESIDE = (CPU, "peak ")
 """Figures that are read beside others of their case: what each process used."""
 
 

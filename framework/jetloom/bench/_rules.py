@@ -29,4 +29,10 @@ RULES: dict[Key, Rule] = {
     ),
     Key("chain-remote", "at 1", "p50"): Rule(at_most=4.0),
     Key("payload", "at 64", "runs"): Rule(Key("payload", "at 64", "plain publishes at 256")),
+    Key("events", "at 256", "jetloom"): Rule(Key("events", "at 256", "faststream push"), at_least=2.5),
+    Key("events", "at 256", "jetloom published"): Rule(Key("limits", "publish at 256", "plain")),
+    Key("events", "at 1", "jetloom p50"): Rule(Key("limits", "publish at 1", "plain p50")),
+    # 1.3 times of raw nats-py: its latency, and the inverse of it as a rate.
+    Key("rpc", "at 1", "jetloom p50"): Rule(Key("rpc", "at 1", "plain p50"), at_most=1.3),
+    Key("rpc", "at 64", "jetloom"): Rule(Key("rpc", "at 64", "plain"), at_least=round(1 / 1.3, 2)),
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import InvalidInput
 from ._chain import chain, chain_remote, payload
+from ._events import events, rpc
 from ._frame import Workload
 from ._limits import limits
 
@@ -15,6 +16,8 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("chain", "W1: runs of three steps in one process, at 1, 64 and 256", chain),
     Workload("chain-remote", "W1r: the same, each step in another process, at 1 and 64", chain_remote),
     Workload("payload", "W3: three steps with outputs of 16 KiB", payload),
+    Workload("events", "W7: publish to handler, durable group with acknowledgements, typed", events),
+    Workload("rpc", "W8: requests to an endpoint at 1 and 64, beside plain nats-py", rpc),
 )
 
 
