@@ -10,7 +10,7 @@ import pytest
 from jetloom.clock import SYSTEM_CLOCK
 from jetloom.errors import ConditionFailed, FencedOff, InvalidInput, from_info
 from jetloom.messages import Names
-from jetloom.stores import Entry, KeyValue, kv_asset
+from jetloom.stores import Change, Entry, KeyValue, kv_asset
 from jetloom.transport import EmbeddedServer, connect
 from tests.runtime.world import Runner, World, run_on_twin, until, until_true
 from tests.stores.test_kv import Stock, bucket
@@ -111,6 +111,29 @@ def test_values_expire(run_on: Runner) -> None:
                 await kv.put("short", Stock(1), ttl=ttl)
         with pytest.raises(InvalidInput, match="fence of a lock"):
             await kv.put("short", Stock(1), fence=0)
+
+    run_on(scenario)
+
+
+def test_a_watch_reports_what_expires(run_on: Runner) -> None:
+    """A value that expires is reported as gone, once; one that was written again in time is not."""
+
+    async def scenario(world: World) -> None:
+        kv = bucket(world, await world.connect(), Stock)
+        async with kv.watch() as changes:
+            short = await kv.put("short", Stock(1), ttl=1)
+            await kv.put("kept", Stock(1), ttl=1)
+            kept = await kv.put("kept", Stock(2))
+            seen = {change.key: change.revision for change in [await anext(changes), await anext(changes)]}
+            assert seen["short"] == short
+            if seen["kept"] != kept:
+                assert (await anext(changes)).revision == kept
+            assert await anext(changes) == Change("short", None, short)
+            await kv.put("short", Stock(3), ttl=1)
+            change = await anext(changes)
+            assert change.entry is not None
+            assert change.entry.value == Stock(3)
+            assert await anext(changes) == Change("short", None, change.revision)
 
     run_on(scenario)
 

@@ -14,6 +14,9 @@ from ._assets import (
     locks_asset,
     markers_asset,
     namespace_assets,
+    schedule_assets,
+    schedule_consumer,
+    schedules_asset,
     task_consumer,
 )
 from ._blobs import BlobStore
@@ -48,5 +51,8 @@ __all__ = [
     "locks_asset",
     "markers_asset",
     "namespace_assets",
+    "schedule_assets",
+    "schedule_consumer",
+    "schedules_asset",
     "task_consumer",
 ]

@@ -104,6 +104,39 @@ def locks_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
     )
 
 
+# -- modules' schedules
+def schedule_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
+    """What modules with schedules need besides a consumer for each: the timers, the bucket of states, the dead letters.
+
+    The engines' consumer of ticks is among them: one of an older jetloom matches those of modules, and a work queue
+    lets no two consumers match the same.
+    """
+    return [
+        _timers(names, 0, replicas),
+        _ticks(names, replicas),
+        schedules_asset(names, replicas=replicas),
+        dlq_asset(names, replicas=replicas),
+    ]
+
+
+def schedules_asset(names: Names, *, replicas: int = 1) -> StreamAsset:
+    """Where each schedule of a module is."""
+    return _bucket(names.schedules_bucket, replicas, "schedules of modules")
+
+
+def schedule_consumer(names: Names, module: str, name: str, *, replicas: int = 0) -> ConsumerAsset:
+    """What the replicas of a module share for one schedule. One tick is in work at a time, over all of them."""
+    return ConsumerAsset(
+        stream=names.timers_stream(0),
+        name=names.schedule_consumer(module, name),
+        filters=(names.schedule_tick(module, name),),
+        ack_wait=TASK_ACK_WAIT,
+        ack_pending_max=1,
+        replicas=replicas,
+        description=f"schedule {module}.{name}",
+    )
+
+
 # -- runs
 def namespace_assets(names: Names, *, replicas: int = 1) -> list[Asset]:
     """Everything that a namespace needs, streams before the consumers on them.
@@ -236,9 +269,8 @@ def _engine_consumers(names: Names, shard: int, replicas: int) -> list[Asset]:
         (mailbox, "control", names.mailbox_filters(shard, "cancel", "action", "poke")),
         (timers, "wakes", (names.wake_filter(shard),)),
     ]
-    if shard == 0:
-        consumers.append((timers, "ticks", (names.tick(">"),)))
-    return [
+    ticks: list[Asset] = [_ticks(names, replicas)] if shard == 0 else []
+    return ticks + [
         # Without a limit on what is pending: the default of 1,000 lets 1,000 long bodies stop the namespace.
         ConsumerAsset(
             stream=stream,
@@ -250,3 +282,16 @@ def _engine_consumers(names: Names, shard: int, replicas: int) -> list[Asset]:
         )
         for stream, name, filters in consumers
     ]
+
+
+def _ticks(names: Names, replicas: int) -> ConsumerAsset:
+    return ConsumerAsset(
+        stream=names.timers_stream(0),
+        name="ticks",
+        filters=(names.tick("*"),),
+        ack_wait=ACK_WAIT,
+        ack_pending_max=-1,
+        replicas=replicas,
+        # It used to match the ticks of modules too.
+        update=True,
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -37,6 +39,9 @@ together with the time each try waits."""
 MODIFY_TRIES_MAX = 1_000
 """Of one change under contention. In each round somebody gets on, so this is above any number of writers that meet."""
 
+EXPIRY_LOOK = 0.15
+"""At least between a watch's looks at values that should have expired; the server is up to 0.25 s late."""
+
 TTL_MIN = 1.0
 """The server counts TTLs in whole seconds."""
 
@@ -69,7 +74,7 @@ class KeyValue[T]:
     not fit raises `DecodeFailed`. With an `asset` the bucket is made, or verified, at the first use.
 
     `ttl` (at least 1 s, rounded up to whole seconds) is how long that value is kept; the next write of the key decides
-    anew. A value that expires is absent at most a quarter of a second later; a watch does not report it.
+    anew. A value that expires is absent at most a quarter of a second later.
 
     `fence` is the fence of a lock. It is kept with the value, and a write with an older one raises `FencedOff`. After
     `claim(key, fence)` no write with an older fence is accepted any more; without a claim that is so only after the
@@ -130,34 +135,40 @@ class KeyValue[T]:
     async def watch(self, pattern: str = ">") -> AsyncGenerator[AsyncIterator[Change[T]]]:
         """The present entries that match, then every change, until the block is left.
 
-        A slow reader misses intermediate values of a key, never the last one.
+        A slow reader misses intermediate values of a key, never the last one. It goes on after a restart of the
+        server. A value that expires is reported as deleted, with the revision that it had, within a second.
         """
         await self._ready()
-        latest: dict[str, Stored] = {}
-        arrived = asyncio.Event()
-
-        def keep(stored: Stored) -> None:
-            latest.pop(stored.subject, None)
-            latest[stored.subject] = stored
-            arrived.set()
+        seen = _Seen(self._clock)
 
         async def iterate() -> AsyncIterator[Change[T]]:
             while True:
-                await arrived.wait()
-                while latest:
-                    stored = latest.pop(next(iter(latest)))
+                await seen.wait()
+                while (stored := seen.take()) is not None:
                     key = stored.subject.removeprefix(self._prefix)
                     entry = None if _gone(stored) else self._entry(stored)
                     yield Change(key, entry, stored.sequence)
-                arrived.clear()
+                while (stored := seen.take_due()) is not None:
+                    if await self._expired(stored, seen):
+                        yield Change(stored.subject.removeprefix(self._prefix), None, stored.sequence)
 
         subscription = await self._transport.follow(
-            self._stream, self._prefix + _checked_pattern(pattern), keep, last=True
+            self._stream, self._prefix + _checked_pattern(pattern), seen.keep, last=True
         )
         try:
             yield iterate()
         finally:
             await subscription.stop()
+
+    async def _expired(self, stored: Stored, seen: _Seen) -> bool:
+        """Whether a value that is due is gone; else it is looked at again."""
+        found = await _attempt(self._transport.last(self._stream, stored.subject))
+        if found is not None and found[0] is None:
+            return seen.forget(stored)
+        if found is None or found[0] == stored:
+            seen.again(stored)
+        # Another one is there: it is reported as such.
+        return False
 
     # -- writing
     async def create(
@@ -359,6 +370,57 @@ class KeyValue[T]:
             raise DecodeFailed(what, str(error)) from error
 
 
+class _Seen:
+    """What a watch has still to report: the last message of each key, and values that should have expired."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._latest: dict[str, Stored] = {}
+        self._expiring: dict[str, Stored] = {}
+        self._due: list[tuple[float, int, Stored]] = []
+        self._arrived = asyncio.Event()
+
+    def keep(self, stored: Stored) -> None:
+        self._latest.pop(stored.subject, None)
+        self._latest[stored.subject] = stored
+        ttl = _ttl(stored)
+        if ttl:
+            self._expiring[stored.subject] = stored
+            heapq.heappush(self._due, (stored.at + ttl, stored.sequence, stored))
+        else:
+            self._expiring.pop(stored.subject, None)
+        self._arrived.set()
+
+    async def wait(self) -> None:
+        """Until there is something to report, or a value is due."""
+        pause = max(EXPIRY_LOOK, self._due[0][0] - self._clock.now()) if self._due else None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._arrived.wait()
+        self._arrived.clear()
+
+    def take(self) -> Stored | None:
+        return self._latest.pop(next(iter(self._latest))) if self._latest else None
+
+    def take_due(self) -> Stored | None:
+        while self._due and self._due[0][0] <= self._clock.now():
+            _, _, stored = heapq.heappop(self._due)
+            if self._expiring.get(stored.subject) is stored:
+                return stored
+        return None
+
+    def again(self, stored: Stored) -> None:
+        """The server is late, or its clock is behind ours."""
+        heapq.heappush(self._due, (self._clock.now() + 2 * EXPIRY_LOOK, stored.sequence, stored))
+
+    def forget(self, stored: Stored) -> bool:
+        """False when the key has got another value meanwhile, which is reported instead."""
+        if self._expiring.get(stored.subject) is not stored or stored.subject in self._latest:
+            return False
+        del self._expiring[stored.subject]
+        return True
+
+
 class _Write(NamedTuple):
     """What is to be stored, whatever the condition."""
 
@@ -380,6 +442,12 @@ async def _attempt(read: Coroutine[object, object, Stored | None]) -> tuple[Stor
         return (await read,)
     except Unavailable:
         return None
+
+
+def _ttl(stored: Stored) -> float:
+    """Seconds after which the server removes it; 0 for never."""
+    text = stored.headers.get("Nats-TTL", "").removesuffix("s")
+    return float(text) if text.isdecimal() else 0.0
 
 
 def _fence(stored: Stored) -> int:
