@@ -16,6 +16,10 @@ PAGES = (
     "docs/how-to/first-workflow.md",
     "docs/how-to/run-in-containers.md",
     "docs/how-to/operate.md",
+    "docs/how-to/locks.md",
+    "docs/how-to/shared-state.md",
+    "docs/how-to/modules.md",
+    "docs/how-to/configuration.md",
     "docs/reference/cli.md",
 )
 
@@ -66,7 +70,7 @@ def test_code_of_the_pages_is_good(page: str, repo_root: Path, tmp_path: Path, r
     text = (repo_root / page).read_text()
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)):
         scope: dict[str, object] = {"__name__": f"page_{number}"}
-        exec(compile(code, page, "exec"), scope)
+        exec(compile(code, page, "exec", dont_inherit=True), scope)
         modules = [
             value
             for value in scope.values()
