@@ -8,6 +8,7 @@
     │   ├── ExpressionFailed    an expression over values that it doesn't fit, with what is missing
     │   ├── NameInvalid         a run id, key or subject outside its alphabet
     │   ├── ConfigInvalid       settings, with the source of each
+    │   ├── ScheduleInvalid     a cron line, an interval or a time zone, by field
     │   ├── DecodeFailed        bytes that are not what they claim
     │   └── PayloadTooLarge     above a limit, which is named
     ├── NotFound                RunNotFound, WorkflowNotFound, ModuleNotFound, ModuleNotLocal, StepNotFound
@@ -17,6 +18,7 @@
     ├── OutcomeUnknown          a write that got no verdict: it may be stored or not
     ├── Unavailable             NatsUnavailable, ServerTooOld, NoResponders, RequestTimeout, AssetDrifted
     ├── RunFailed, RunCancelled how a run that somebody waited for ended
+    ├── HandlerTimeout          a handler of events that took longer than it may
     ├── TaskFailed              what a step raises to choose its error class
     └── InvariantBroken         a bug in jetloom
 
@@ -183,6 +185,22 @@ class ConfigInvalid(InvalidInput):
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("configuration: " + "; ".join(problems), problems=list(problems))
+
+
+class ScheduleInvalid(InvalidInput):
+    """A schedule that can't be read: which `field` of it, what was `found` there and what was `expected`."""
+
+    code = "schedule.invalid"
+
+    def __init__(self, spec: str, field: str, found: str, expected: str, example: str) -> None:
+        super().__init__(
+            f"schedule {spec!r}: {field} is {found!r}, expected {expected}; for example {example}",
+            spec=spec,
+            field=field,
+            found=found,
+            expected=expected,
+            example=example,
+        )
 
 
 class DecodeFailed(InvalidInput):
@@ -515,6 +533,21 @@ class StepTimeout(JetloomError):
         super().__init__(
             f"step {step!r} took longer than its timeout of {seconds:g} s",
             step=step,
+            seconds=seconds,
+        )
+
+
+class HandlerTimeout(JetloomError):
+    """A handler of events took longer than its `timeout`; it was cancelled, and is tried again."""
+
+    code = "handler.timeout"
+    error_class = ErrorClass.RETRYABLE
+
+    def __init__(self, module: str, handler: str, seconds: float) -> None:
+        super().__init__(
+            f"handler {module}.{handler} took longer than its timeout of {seconds:g} s",
+            module=module,
+            handler=handler,
             seconds=seconds,
         )
 

@@ -132,11 +132,14 @@ class Names:
         self.blobs_stream = f"{upper}_BLOBS"
         self.markers_bucket = f"{namespace}_markers"
         self.locks_bucket = f"{namespace}_locks"
+        self.handled_bucket = f"{namespace}_handled"
         self.workflows_bucket = f"{namespace}_workflows"
         self.config_bucket = f"{namespace}_config"
         self.index_bucket = f"{namespace}_index"
+        self.schedules_bucket = f"{namespace}_schedules"
         self.markers_stream = bucket_stream(self.markers_bucket)
         self.locks_stream = bucket_stream(self.locks_bucket)
+        self.handled_stream = bucket_stream(self.handled_bucket)
         self.workflows_stream = bucket_stream(self.workflows_bucket)
         self.config_stream = bucket_stream(self.config_bucket)
         self.index_stream = bucket_stream(self.index_bucket)
@@ -217,6 +220,20 @@ class Names:
 
     def cron(self, trigger: str) -> str:
         return f"{self.namespace}.cron.{trigger}"
+
+    def schedule_tick(self, module: str, name: str) -> str:
+        """Where a module's schedule fires. Two tokens: the engines' `tick("*")` never sees them."""
+        return f"{self.namespace}.tick.{module}.{name}"
+
+    def schedule_armed(self, module: str, name: str, fingerprint: str, instant: float) -> str:
+        """The server's timer for one instant (epoch seconds) of a module's schedule."""
+        return f"{self.namespace}.cron.{module}.{name}.{fingerprint}.{round(instant * 1000)}"
+
+    def schedule_armed_filter(self, module: str, name: str, fingerprint: str = "*") -> str:
+        return f"{self.namespace}.cron.{module}.{name}.{fingerprint}.*"
+
+    def schedule_consumer(self, module: str, name: str) -> str:
+        return join_name("tick", module, name)
 
     # -- tasks
     def task(self, handler: str, run: str, inc: int, step: str, attempt: int) -> str:
