@@ -56,12 +56,22 @@ class TaskSet:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Starts `work` now. After `stop()` it is refused."""
+    def spawn(self, work: Coroutine[object, object, None], *, eager: bool = False) -> asyncio.Task[None]:
+        """Starts `work` now. After `stop()` it is refused.
+
+        `eager`: it runs up to its first wait before this returns, and is over then when it waits for nothing.
+        """
         if self._closed:
             work.close()
             raise InvariantBroken(f"{self.name}: a task was started after the stop")
-        task = asyncio.get_running_loop().create_task(work, name=self.name)
+        loop = asyncio.get_running_loop()
+        if eager:
+            task = asyncio.Task(work, loop=loop, name=self.name, eager_start=True)
+            if task.done():
+                self._report(task)
+                return task
+        else:
+            task = loop.create_task(work, name=self.name)
         self._tasks.add(task)
         self._idle.clear()
         task.add_done_callback(self._ended)
@@ -89,6 +99,9 @@ class TaskSet:
         self._tasks.discard(task)
         if not self._tasks:
             self._idle.set()
+        self._report(task)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _report(self.name, error, self._metrics)
 

@@ -73,6 +73,9 @@ def _collect(entry: Record, entries: dict[int, Record]) -> None:
         if record["t"] == "snapshot" and record.get("history"):
             for line in zlib.decompress(base64.b64decode(record["history"])).splitlines():
                 _collect(cast("Record", json.loads(line)), entries)
+        elif record["t"] == "snapshot":
+            for entry_before in cast("list[Record]", record.get("entries", [])):
+                _collect(entry_before, entries)
     entries[int(entry["n"])] = {
         **entry,
         "records": [record for record in records if record["t"] != "snapshot"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from jetloom.engine import Client, Definitions, Engine, Worker, _commit
-from jetloom.engine._executor import Executor
+from jetloom.engine._executor import Body, Executor
 from jetloom.engine.core import RunState
 from jetloom.errors import JetloomError, OutcomeUnknown
 from jetloom.messages import Names
@@ -308,13 +308,13 @@ class _Errors(logging.Handler):
 
 
 def _watched_start(original: Callable[..., object]) -> Callable[..., object]:
-    def start(self: Executor, handler: StepHandler, context: Context, *rest: object) -> object:
+    def start(self: Executor, body: Body, handler: StepHandler, context: Context, *rest: object) -> object:
         if CURRENT:
             world, process = CURRENT[0], PROCESS.get()
             attempt = (context.run, context.inc, context.unit, context.attempt)
             world.books.local.add((process, attempt))
             world.checks.local_body_starts(process, *attempt)
-        return original(self, handler, context, *rest)
+        return original(self, body, handler, context, *rest)
 
     return start
 

@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
+
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import (
     ConditionFailed,
@@ -16,9 +18,7 @@ from ..errors import (
     InvalidInput,
     OutcomeUnknown,
     RequestTimeout,
-    RunCancelled,
     RunConflict,
-    RunFailed,
     RunNotFound,
     WaitTimeout,
 )
@@ -45,14 +45,13 @@ from ..transport import Incoming, Stored, Transport
 from ..types import JSON, SYSTEM, Actor, RunStatus
 from ..workflows import Compiled, Definition, check_definition, load_text
 from ._definitions import Definitions
+from ._ends import POLL, Ends
 from ._view import fold_lines, journal_lines, view_of
 from .core import RunState, decode_body, handler_of
 
 START_TRIES = 40
 PAUSE_FIRST = 0.02
 PAUSE_MAX = 1.0
-POLL = 1.0
-"""Between looks at a journal while a run is waited for: the hint on core NATS is what usually wakes a waiter."""
 LIST_MAX = 1_000
 
 
@@ -66,9 +65,10 @@ class Client:
         self._names = names
         self._clock = clock
         self._actor = actor
-        self._definitions = Definitions(transport, names)
+        self._definitions = Definitions(transport, names, clock)
         self._journals = JournalStore(transport, names, BlobStore(transport, names))
         self._index = IndexStore(transport, names)
+        self._ends = Ends(transport, names, clock, self._journals)
 
     # -- definitions
     async def register(self, text: str, *, source: str = "") -> Sequence[str]:
@@ -119,6 +119,48 @@ class Client:
         timeout: timedelta | None = None,
         actor: Actor | None = None,
     ) -> Started:
+        body, run = await self._prepare(workflow, input, id, token, labels, not_before, timeout, actor)
+        return await self._start(run, body, new=id is None and token is None)
+
+    async def run(
+        self,
+        workflow: str | Definition,
+        input: JSON = None,
+        *,
+        id: str | None = None,
+        token: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+        patience: timedelta | None = None,
+        actor: Actor | None = None,
+    ) -> JSON:
+        seconds = patience.total_seconds() if patience is not None else None
+        body, run = await self._prepare(workflow, input, id, token, labels, None, timeout, actor)
+        end = await self._ends.expect()
+        try:
+            body = msgspec.structs.replace(body, notify=end.inbox)
+            started = await self._start(run, body, new=id is None and token is None)
+            if not started.started:
+                # Whoever started it is told, not we.
+                return await self._ends.listen(run, seconds, lambda: self._must_exist(run))
+            return await self._ends.told(run, end, seconds, lambda: self._must_exist(run))
+        except TimeoutError as error:
+            raise WaitTimeout(f"run {run!r}", seconds or 0.0) from error
+        finally:
+            self._ends.forget(end)
+
+    async def _prepare(
+        self,
+        workflow: str | Definition,
+        input: JSON,
+        id: str | None,
+        token: str | None,
+        labels: Mapping[str, str] | None,
+        not_before: datetime | None,
+        timeout: timedelta | None,
+        actor: Actor | None,
+    ) -> tuple[Start, str]:
+        """The start of a run that is wanted, and the run's id."""
         if id is not None and token is not None:
             raise InvalidInput(
                 "a run id and a token were given: a token is a run id's origin, give one of them"
@@ -126,7 +168,6 @@ class Client:
         compiled = await self._compiled(workflow)
         value = through_codec(input)
         compiled.check_input(value)
-        run = self._run_id(compiled.definition.id, id, token)
         body = Start(
             compiled.definition.id,
             input_hash(compiled.definition.id, value),
@@ -138,7 +179,7 @@ class Client:
             not_before=not_before.timestamp() if not_before is not None else None,
             timeout=timeout.total_seconds() if timeout is not None else None,
         )
-        return await self._start(run, body, new=id is None and token is None)
+        return body, self._run_id(compiled.definition.id, id, token)
 
     def _run_id(self, workflow: str, given: str | None, token: str | None) -> str:
         if given is not None:
@@ -286,35 +327,10 @@ class Client:
     async def result(self, run: str, *, timeout: timedelta | None = None) -> JSON:
         check_run_id(run)
         seconds = timeout.total_seconds() if timeout is not None else None
-        changed = asyncio.Event()
-        subscription = await self._transport.subscribe(self._names.journal(run), lambda _: changed.set())
         try:
-            async with asyncio.timeout(seconds):
-                state = await self._finished(run, changed)
+            return await self._ends.listen(run, seconds, lambda: self._must_exist(run))
         except TimeoutError as error:
             raise WaitTimeout(f"run {run!r}", seconds or 0.0) from error
-        finally:
-            await subscription.stop()
-        return _result_of(run, state)
-
-    async def _finished(self, run: str, changed: asyncio.Event) -> RunState:
-        seen = False
-        while True:
-            changed.clear()
-            try:
-                state = await self._fold(run)
-                if state.finished is not None:
-                    return state
-                if state.n == 0 and not seen:
-                    await self._must_exist(run)
-                seen = True
-            except (RequestTimeout, Disconnected):
-                seen = True
-            try:
-                async with asyncio.timeout(POLL):
-                    await changed.wait()
-            except TimeoutError:
-                continue
 
     async def journal(self, run: str, *, after: int = 0) -> Sequence[JournalLine]:
         check_run_id(run)
@@ -374,14 +390,3 @@ class Client:
 
     def _who(self, actor: Actor | None) -> Actor:
         return actor or self._actor or current().actor or SYSTEM
-
-
-def _result_of(run: str, state: RunState) -> JSON:
-    finished = state.finished
-    if finished is None or finished.status == "completed":
-        return finished.output if finished is not None else None
-    if finished.status == "cancelled":
-        raise RunCancelled(run, finished.error.message if finished.error is not None else "")
-    if finished.error is None:
-        raise RunCancelled(run, "no reason was recorded")
-    raise RunFailed(run, finished.error)

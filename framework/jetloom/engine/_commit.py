@@ -18,10 +18,10 @@ from ._run import Run, strip_snapshot
 from ._shell import Shell
 from .core import Draft, RunState, close, wanted_by
 
-_records = msgspec.json.Encoder()
-
 FIRST_PAUSE = 0.01
 LAST_PAUSE = 1.0
+HISTORY_PLAIN_BYTES = 8 * 1024
+"""Up to here deflating costs more than the bytes that it saves, and `nats kv get` shows the whole run."""
 HISTORY_LEVEL = 1
 """Of zlib: a finish is on the hot path, and journals repeat themselves enough for the fastest level."""
 
@@ -40,8 +40,9 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
     expected, before = run.last, shell.tick()
     run.draft = None
     close(state, draft.stamp, tuple(run.sent))
-    entry, records, rollup, ttl = await _entry(shell, run, draft)
-    nonce, data = shell.clock.token(), encode(entry)
+    entry, records, data, rollup = await _entry(shell, run, draft)
+    ttl = retention_of(run) if state.finished is not None else None
+    nonce = shell.nonce()
     pause = FIRST_PAUSE
     while True:
         began = shell.clock.monotonic()
@@ -69,9 +70,7 @@ async def commit(shell: Shell, run: Run, draft: Draft) -> Outcome:
 
 
 def _accepted(run: Run, line: Line, draft: Draft, before: int) -> None:
-    if line.snapshot is not None:
-        run.lines.clear()
-    run.lines.append(line)
+    run.keep(line)
     run.last = line.sequence
     run.state = draft.state
     run.state_tick = before
@@ -142,32 +141,25 @@ async def _look(shell: Shell, run: Run, expected: int, nonce: str, error: Except
     return Outcome.ACCEPTED
 
 
-async def _entry(
-    shell: Shell, run: Run, draft: Draft
-) -> tuple[Entry, tuple[Record, ...], bool, float | None]:
-    """The entry's final form and all of its records: with a snapshot when one is due or the run ends, in a blob when
-    they are large.
+async def _entry(shell: Shell, run: Run, draft: Draft) -> tuple[Entry, tuple[Record, ...], bytes, bool]:
+    """The entry's final form, all of its records, its bytes, and whether it replaces what came before: with a snapshot
+    when one is due or the run ends, in a blob when it is large.
     """
     state, stamp = draft.state, draft.stamp
-    records: tuple[Record, ...] = tuple(draft.records)
-    final = state.finished is not None
-    weight = sum(len(line.data) for line in run.lines)
-    rollup = final or (_due(run, weight) and bool(run.lines))
+    given: tuple[Record, ...] = tuple(draft.records)
+    rollup = state.finished is not None or _due(run)
+    records = (_snapshot(run, state), *given) if rollup else given
     entry = Entry(stamp.n, stamp.at, stamp.by, state.inc, records, tuple(sorted(run.sent)))
+    data = encode(entry)
+    if len(data) <= shell.transport.server.max_payload // 2:
+        return entry, records, data, rollup
+    state.stored = True
     if rollup:
-        entry = msgspec.structs.replace(entry, records=(_snapshot(run, state), *records))
-    size = len(_records.encode(entry.records))
-    limit = shell.transport.server.max_payload // 2
-    if size > limit:
-        state.stored = True
-        if rollup:
-            # The snapshot must know that a blob exists, or nobody would ever purge it.
-            entry = msgspec.structs.replace(entry, records=(_snapshot(run, state), *records))
-        full = entry.records
-        blob = await _put(shell, run, state.inc, _records.encode(full))
-        entry = msgspec.structs.replace(entry, records=(), blob=blob)
-        return entry, full, rollup, retention_of(run) if final else None
-    return entry, entry.records, rollup, retention_of(run) if final else None
+        # The snapshot must know that a blob exists, or nobody would ever purge it.
+        records = (_snapshot(run, state), *given)
+    blob = await _put(shell, run, state.inc, encode(records))
+    entry = msgspec.structs.replace(entry, records=(), blob=blob)
+    return entry, records, encode(entry), rollup
 
 
 async def _put(shell: Shell, run: Run, inc: int, data: bytes) -> BlobRef:
@@ -180,33 +172,38 @@ async def _put(shell: Shell, run: Run, inc: int, data: bytes) -> BlobRef:
             pause = min(pause * 2, LAST_PAUSE)
 
 
-def _due(run: Run, weight: int) -> bool:
+def _due(run: Run) -> bool:
     """Whether a snapshot pays: often enough to bound reading, rarely enough that the cost per step stays flat."""
-    if len(run.lines) < SNAPSHOT_ENTRIES and weight < SNAPSHOT_BYTES:
+    if not run.lines or (len(run.lines) < SNAPSHOT_ENTRIES and run.weight < SNAPSHOT_BYTES):
         return False
-    snapshot = len(run.lines[0].data) if run.lines and run.lines[0].snapshot is not None else 0
-    return weight - snapshot >= snapshot / 10
+    snapshot = len(run.lines[0].data) if run.lines[0].snapshot is not None else 0
+    return run.weight - snapshot >= snapshot / 10
 
 
 def _snapshot(run: Run, state: RunState) -> Snapshot:
-    return Snapshot(msgspec.Raw(encode(state)), pack_history(run.lines))
+    entries, history = pack_history(run.lines)
+    return Snapshot(msgspec.Raw(encode(state)), history, entries)
 
 
-def pack_history(lines: list[Line]) -> str:
-    """The entries so far, one JSON line each, deflated and in base64."""
+def pack_history(lines: list[Line]) -> tuple[tuple[msgspec.Raw, ...], str]:
+    """The entries so far: as they are while they are few, else one JSON line each, deflated and in base64."""
     if not lines:
-        return ""
+        return (), ""
     first = lines[0].snapshot
-    parts = [unpack_history(first.history)] if first is not None and first.history else []
-    parts.extend(
+    parts = unpack_history(first) if first is not None else []
+    parts += [
         encode(strip_snapshot(line)) if line.snapshot or line.entry.blob else line.data for line in lines
-    )
-    return base64.b64encode(zlib.compress(b"\n".join(parts), HISTORY_LEVEL)).decode()
+    ]
+    if (first is None or not first.history) and sum(map(len, parts)) < HISTORY_PLAIN_BYTES:
+        return tuple(map(msgspec.Raw, parts)), ""
+    return (), base64.b64encode(zlib.compress(b"\n".join(parts), HISTORY_LEVEL)).decode()
 
 
-def unpack_history(text: str) -> bytes:
-    """JSON lines, oldest entry first."""
-    return zlib.decompress(base64.b64decode(text)) if text else b""
+def unpack_history(snapshot: Snapshot) -> list[bytes]:
+    """The entries before a snapshot, oldest first."""
+    if not snapshot.history:
+        return [bytes(entry) for entry in snapshot.entries]
+    return zlib.decompress(base64.b64decode(snapshot.history)).splitlines()
 
 
 def retention_of(run: Run) -> float:

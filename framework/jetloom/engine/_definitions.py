@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import ConditionFailed, DecodeFailed, OutcomeUnknown, VersionConflict, WorkflowNotFound
 from ..messages import Names, encode
 from ..transport import Stored, Transport
@@ -12,15 +13,19 @@ from ..workflows import Compiled, Definition, compile_definition, fingerprint
 VERSIONS_MAX = 1_000
 """Of one workflow that are looked at when one is registered."""
 TRIES_MAX = 8
+LATEST_SECONDS = 1.0
+"""How long the latest version of a workflow is taken for it: what another process registers counts after this."""
 
 
 class Definitions:
     """Reads and registers. Compiled definitions stay in memory: they never change."""
 
-    def __init__(self, transport: Transport, names: Names) -> None:
+    def __init__(self, transport: Transport, names: Names, clock: Clock = SYSTEM_CLOCK) -> None:
         self._transport = transport
         self._names = names
+        self._clock = clock
         self._compiled: dict[str, Compiled] = {}
+        self._latest: dict[str, tuple[float, Compiled]] = {}
 
     async def register(self, definition: Definition) -> str:
         """Its fingerprint. The same contents again are no change; another under the same version is refused.
@@ -31,6 +36,7 @@ class Definitions:
         for known in await self._versions(definition.id):
             if known.version == definition.version and fingerprint(known) != found:
                 raise VersionConflict(definition.id, definition.version)
+        self._latest.pop(definition.id, None)
         subject = self._names.workflow(definition.id, found)
         for attempt in range(TRIES_MAX):
             try:
@@ -53,8 +59,16 @@ class Definitions:
                 self._names.workflows_stream, self._names.workflow(workflow, wanted)
             )
             return self._keep(_decode(stored)) if stored is not None else None
+        now = self._clock.monotonic()
+        read, latest = self._latest.get(workflow, (-LATEST_SECONDS, None))
+        if now < read + LATEST_SECONDS:
+            return latest
         versions = await self._versions(workflow)
-        return self._keep(versions[-1]) if versions else None
+        if not versions:
+            return None
+        latest = self._keep(versions[-1])
+        self._latest[workflow] = now, latest
+        return latest
 
     async def get(self, workflow: str, wanted: str = "") -> Compiled:
         """Raises `WorkflowNotFound`, with the names that there are."""

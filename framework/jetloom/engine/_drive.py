@@ -8,15 +8,17 @@ found again by the next turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
 from ..errors import Disconnected, JetloomError, OutcomeUnknown, RequestTimeout
-from ..messages import Start, StopNotice, encode
+from ..lifecycle import TaskSet
+from ..messages import INBOX, Start, StopNotice, encode
 from ..stores import Line
 from ..types import RunStatus, StepStatus
 from ._commit import Outcome, commit, retention_of
-from ._constants import CHECK, LAZY, PACING, RETRY
+from ._constants import CHECK, HEADER_ROOM, LAZY, PACING, RETRY
 from ._context import Context
 from ._executor import Body, Executor
 from ._intake import Intake
@@ -58,6 +60,7 @@ class Driver:
         self._executor = executor
         self._receiver = receiver
         self._intake = Intake(shell)
+        self._notices = TaskSet("end-notice", shell.metrics)
 
     async def drive(self, run: Run) -> None:
         """Turns until nothing is left to do for the run here."""
@@ -247,8 +250,8 @@ class Driver:
         except JetloomError as error:
             run.ended.append(BodyEnded(name, attempt, error=error.to_info()))
             return
-        body = self._executor.start(handler, context, value, unit.deadline, report)
-        run.bodies[(name, attempt)] = body
+        body = run.bodies[(name, attempt)] = Body()
+        self._executor.start(body, handler, context, value, unit.deadline, report)
 
     # -- deciding
     async def _decide(self, run: Run) -> bool:
@@ -347,7 +350,21 @@ class Driver:
                 shell.count("jetloom_runs_started_total", workflow=run.workflow)
             elif name == "Finished":
                 self._count_end(run, state)
+                self._notify(run, state)
         run.hints |= {cover.holder for cover in state.covers.values()} - {shell.id}
+
+    def _notify(self, run: Run, state: RunState) -> None:
+        """Tells who waits for it that the run has ended: a hint, not waited for."""
+        inbox = state.started.notify if state.started is not None else ""
+        if inbox.startswith(INBOX) and state.finished is not None:
+            data = encode(state.finished)
+            if len(data) > self._shell.transport.server.max_payload - HEADER_ROOM:
+                data = b""
+            self._notices.spawn(self._tell(inbox, data), eager=True)
+
+    async def _tell(self, inbox: str, data: bytes) -> None:
+        with contextlib.suppress(Disconnected):
+            await self._shell.transport.publish(inbox, data)
 
     def _count_end(self, run: Run, state: RunState) -> None:
         self._shell.count("jetloom_runs_ended_total", workflow=run.workflow, status=state.status.value)
@@ -473,11 +490,9 @@ class Driver:
             ]
             if due:
                 timeout = min(timeout, max(0.0, min(due) - self._shell.clock.now()))
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await run.wake.wait()
-        except TimeoutError:
-            pass
         now = self._now()
         if run.draft is None and now - max(run.checked, run.since) >= CHECK:
             run.checked = now

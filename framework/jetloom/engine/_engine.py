@@ -222,7 +222,7 @@ class Engine:
             run.wake.clear()
             self._table[run_id] = run
             run.messages[message.ref] = message
-            self._loops.spawn(self._drive(run))
+            self._loops.spawn(self._drive(run), eager=True)
         else:
             run.messages[message.ref] = message
             run.wake.set()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 from ..clock import Clock
 from ..errors import StepTimeout, to_info
@@ -51,15 +50,20 @@ class Executor:
 
     def start(
         self,
+        body: Body,
         handler: StepHandler,
         context: Context,
         value: JSON,
         deadline: float | None,
         report: Callable[[Body, BodyEnded], None],
-    ) -> Body:
-        body = Body()
-        body.task = self._tasks.spawn(self._run(handler, context, value, deadline, body, report))
-        return body
+    ) -> None:
+        """Runs up to the body's first wait before it returns: one that waits for nothing has reported by then."""
+        work = self._run(handler, context, value, deadline, body, report)
+        task = self._tasks.spawn(work, eager=True)
+        if not task.done():
+            body.task = task
+            if body.cancelled:
+                task.cancel()
 
     async def _run(
         self,
@@ -71,34 +75,38 @@ class Executor:
         report: Callable[[Body, BodyEnded], None],
     ) -> None:
         seconds = None if deadline is None else max(0.0, deadline - self._clock.now())
-        with measured(self._metrics, self._clock, handler.name) as measure:
-            ended = await run_body(lambda: handler.function(context, value), context, seconds, body)
+        with Measure(self._metrics, self._clock, handler.name) as measure:
+            ended = await run_body(handler, context, value, seconds, body)
             measure.outcome = outcome_of(ended)
         report(body, ended)
 
 
 class Measure:
-    """What one attempt came to, for the metrics."""
+    """Counts one attempt of a body, here or in a worker; `outcome` is the metric's word for how it ended."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_active", "_began", "_clock", "_handler", "_metrics", "outcome")
+
+    def __init__(self, metrics: Metrics | None, clock: Clock, handler: str) -> None:
         self.outcome = "cancelled"
+        self._metrics = metrics
+        self._clock = clock
+        self._handler = handler
+        self._began = 0.0
 
+    def __enter__(self) -> Self:
+        if self._metrics is not None:
+            self._began = self._clock.monotonic()
+            self._metrics.gauge("jetloom_active_steps").inc()
+        return self
 
-@contextmanager
-def measured(metrics: Metrics | None, clock: Clock, handler: str) -> Generator[Measure]:
-    """Counts one attempt of a body, here or in a worker."""
-    measure, began = Measure(), clock.monotonic()
-    if metrics is None:
-        yield measure
-        return
-    active = metrics.gauge("jetloom_active_steps")
-    active.inc()
-    try:
-        yield measure
-    finally:
-        active.dec()
-        metrics.counter("jetloom_steps_total", handler=handler, outcome=measure.outcome).inc()
-        metrics.histogram("jetloom_step_duration_seconds", handler=handler).observe(clock.monotonic() - began)
+    def __exit__(self, *_: object) -> None:
+        metrics = self._metrics
+        if metrics is None:
+            return
+        metrics.gauge("jetloom_active_steps").dec()
+        metrics.counter("jetloom_steps_total", handler=self._handler, outcome=self.outcome).inc()
+        taken = self._clock.monotonic() - self._began
+        metrics.histogram("jetloom_step_duration_seconds", handler=self._handler).observe(taken)
 
 
 def outcome_of(ended: BodyEnded) -> str:
@@ -109,20 +117,24 @@ def outcome_of(ended: BodyEnded) -> str:
 
 
 async def run_body(
-    call: Callable[[], Awaitable[JSON]], context: Context, seconds: float | None, body: Body
+    handler: StepHandler, context: Context, value: JSON, seconds: float | None, body: Body
 ) -> BodyEnded:
     """Runs a body to its end, whatever that is; only a cancellation that was not asked for by us passes through."""
     unit, attempt = context.unit, context.attempt
-    limit = asyncio.timeout(seconds)
+    limit: asyncio.Timeout | None = None
     try:
-        async with limit:
-            output = through_codec(await call())
+        if seconds is None:
+            output = through_codec(await handler.function(context, value))
+        else:
+            limit = asyncio.timeout(seconds)
+            async with limit:
+                output = through_codec(await handler.function(context, value))
     except asyncio.CancelledError:
         if not body.cancelled:
             raise
         return BodyEnded(unit, attempt, cancelled=True, noted=context.noted)
     except TimeoutError as error:
-        if limit.expired():
+        if limit is not None and limit.expired():
             info = StepTimeout(unit, seconds or 0.0).to_info()
         else:
             info = to_info(error)

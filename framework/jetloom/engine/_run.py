@@ -91,6 +91,8 @@ class Run:
         self.last = 0
         self.state_tick = -1
         self.lines: list[Line] = []
+        self.weight = 0
+        """Bytes of the lines."""
         self.compiled: Compiled | None = None
         self.frontier: Frontier | None = None
         self.messages: dict[str, Message] = {}
@@ -146,11 +148,9 @@ class Run:
     def fold(self, line: Line, engine: str) -> None:
         """Folds another entry. What an entry of another engine takes from this one is forgotten here."""
         state = self.state if self.state is not None else RunState(self.id)
-        if line.snapshot is not None:
-            self.lines.clear()
         self.state = fold_entry(state, line.entry, line.records)
         self.last = line.sequence
-        self.lines.append(line)
+        self.keep(line)
         self.frontier = None
         if line.entry.by == engine:
             return
@@ -165,6 +165,14 @@ class Run:
             if not self._live(message.ref):
                 # If it is spent now, this entry made it so, and what that caused is for its writer to send.
                 message.hold.mine = False
+
+    def keep(self, line: Line) -> None:
+        """Adds a line to those since the last snapshot."""
+        if line.snapshot is not None:
+            self.lines.clear()
+            self.weight = 0
+        self.lines.append(line)
+        self.weight += len(line.data)
 
     def _doubt(self) -> None:
         """A snapshot of another engine may hide entries: own ones, whose outputs nobody sent, and takeovers."""
@@ -194,7 +202,7 @@ class Run:
 
     def lose(self) -> None:
         """Nothing is known of the journal any more."""
-        self.state, self.last, self.state_tick, self.lines = None, 0, -1, []
+        self.state, self.last, self.state_tick, self.lines, self.weight = None, 0, -1, [], 0
         self.frontier, self.draft, self.compiled = None, None, None
         # What was known of that journal is no knowledge of the next one, which may be another incarnation's: whatever
         # was still to be sent is derived again before anything is acknowledged.

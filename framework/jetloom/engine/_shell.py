@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..clock import Clock
 from ..messages import Names
 from ..stores import BlobStore, IndexStore, JournalStore
-from ..telemetry import Metrics
+from ..telemetry import Counter, Histogram, Metrics
 from ..transport import Transport
 from ._constants import HEADER_ROOM, HELD_TIMERS_MAX
 from ._definitions import Definitions
@@ -40,15 +40,23 @@ class Shell:
         self.blobs = BlobStore(transport, names)
         self.journals = JournalStore(transport, names, self.blobs)
         self.index = IndexStore(transport, names)
-        self.definitions = Definitions(transport, names)
+        self.definitions = Definitions(transport, names, clock)
         self.metrics = metrics
+        self._counters: dict[tuple[str, ...], Counter] = {}
+        self._histograms: dict[tuple[str, ...], Histogram] = {}
         self.held_timers = 0
         self._ticks = 0
+        self._nonces = 0
 
     def tick(self) -> int:
         """The next number of this engine's own count of what it began and received."""
         self._ticks += 1
         return self._ticks
+
+    def nonce(self) -> str:
+        """What tells an entry of this engine from every other: its own id is new at every start."""
+        self._nonces += 1
+        return f"{self.id}.{self._nonces}"
 
     def surroundings(self, run: Run, now: float) -> Surroundings:
         return Surroundings(
@@ -61,14 +69,24 @@ class Shell:
             payload_max=self.transport.server.max_payload - HEADER_ROOM,
         )
 
-    def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        if self.metrics is not None:
-            self.metrics.counter(name, **labels).inc(amount)
+    def count(self, name: str, **labels: str) -> None:
+        if self.metrics is None:
+            return
+        key = (name, *labels.values())
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self.metrics.counter(name, **labels)
+        counter.inc()
 
     def gauge(self, name: str, value: float) -> None:
         if self.metrics is not None:
             self.metrics.gauge(name).set(value)
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
-        if self.metrics is not None:
-            self.metrics.histogram(name, **labels).observe(seconds)
+        if self.metrics is None:
+            return
+        key = (name, *labels.values())
+        histogram = self._histograms.get(key)
+        if histogram is None:
+            histogram = self._histograms[key] = self.metrics.histogram(name, **labels)
+        histogram.observe(seconds)

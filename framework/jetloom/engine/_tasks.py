@@ -42,7 +42,7 @@ from ..transport import Beater, Delivery, Incoming, Pull, Subscription, Transpor
 from ..types import SYSTEM, Actor
 from ._constants import PULL_EXPIRY
 from ._context import Context
-from ._executor import Body, measured, outcome_of, run_body
+from ._executor import Body, Measure, outcome_of, run_body
 from .core import DELIVERIES_MAX
 
 if TYPE_CHECKING:
@@ -226,8 +226,8 @@ class Worker:
         self._bodies[key] = body
         seconds = None if deadline is None else max(0.0, deadline - self._clock.now())
         try:
-            with measured(self._metrics, self._clock, address.handler) as measure:
-                ended = await run_body(lambda: handler.function(context, task.input), context, seconds, body)
+            with Measure(self._metrics, self._clock, address.handler) as measure:
+                ended = await run_body(handler, context, task.input, seconds, body)
                 measure.outcome = outcome_of(ended)
         finally:
             del self._bodies[key]

@@ -32,7 +32,7 @@ def entries_of(lines: Sequence[Line]) -> list[Entry]:
     for line in lines:
         snapshot = line.snapshot
         if snapshot is not None:
-            entries = [decode_entry(part) for part in unpack_history(snapshot.history).splitlines() if part]
+            entries = [decode_entry(part) for part in unpack_history(snapshot) if part]
         entries.append(strip_snapshot(line))
     return entries
 

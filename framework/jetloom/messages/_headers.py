@@ -7,6 +7,10 @@ from collections.abc import Mapping
 VERSION = "1"
 
 H_VERSION = "Jetloom-V"
+INBOX = "_INBOX."
+"""What a subject must begin with to be told the end of a run: nobody may have an engine publish elsewhere."""
+
+H_ROLLUP = "Nats-Rollup"
 H_NONCE = "Jetloom-Nonce"
 H_NEW = "Jetloom-New"
 H_INC = "Jetloom-Inc"

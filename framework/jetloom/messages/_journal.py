@@ -36,6 +36,7 @@ class RunStarted(_Record, frozen=True, tag="run_started"):
     not_before: float | None = None
     timeout: float | None = None
     parent: ParentRef | None = None
+    notify: str = ""
 
 
 class Driven(_Record, frozen=True, tag="driven"):
@@ -229,10 +230,12 @@ class Emitted(_Record, frozen=True, tag="emitted"):
 
 
 class Snapshot(_Record, frozen=True, tag="snapshot"):
-    """The folded state after this entry, and the entries before it (base64 of deflated JSON lines)."""
+    """The folded state after this entry, and the entries before it: in `entries` while they are few, else in `history`
+    (base64 of deflated JSON lines)."""
 
     state: msgspec.Raw
     history: str = ""
+    entries: tuple[msgspec.Raw, ...] = ()
 
 
 type Record = (

@@ -18,7 +18,8 @@ class ParentRef(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`hash` = `input_hash(workflow, input)`; `not_before` and `timeout` in seconds (epoch, duration)."""
+    """`hash` = `input_hash(workflow, input)`; `not_before` and `timeout` in seconds (epoch, duration). `notify` is an
+    inbox (`_INBOX.…`) that is told the end, once and without a guarantee."""
 
     workflow: str
     hash: str
@@ -30,6 +31,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before: float | None = None
     timeout: float | None = None
     parent: ParentRef | None = None
+    notify: str = ""
 
 
 class EmitRequest(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -166,6 +166,24 @@ class Workflows(Protocol):
         """
         ...
 
+    async def run(
+        self,
+        workflow: str | Definition,
+        input: JSON = None,
+        *,
+        id: str | None = None,
+        token: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: timedelta | None = None,
+        patience: timedelta | None = None,
+        actor: Actor | None = None,
+    ) -> JSON:
+        """Starts a run and waits for its result: `start` and `result` in one, at a third of the messages.
+
+        `timeout` ends the run, `patience` only the waiting. Raises what both raise.
+        """
+        ...
+
     async def result(self, run: str, *, timeout: timedelta | None = None) -> JSON:
         """Waits for the end. Raises `RunFailed`, `RunCancelled`, `RunNotFound`, `WaitTimeout`."""
         ...

@@ -4,15 +4,20 @@ them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from ..errors import DecodeFailed
+from ..errors import DecodeFailed, OutcomeUnknown
 from ..messages import Names, encode, escape_token, unescape_token
-from ..transport import Transport
+from ..transport import Transport, Write
 from ..types import RunStatus
+
+GATHER_SECONDS = 0.01
+"""How long a row waits for others to travel with: far below what a reader of the index notices."""
+ROWS_MAX = 256
 
 
 class IndexValue(msgspec.Struct, frozen=True):
@@ -31,6 +36,15 @@ class IndexRow(NamedTuple):
     value: IndexValue
 
 
+class _Batch:
+    """Rows on their way; `stored` once `ended` is set says whether they arrived."""
+
+    def __init__(self, row: Write) -> None:
+        self.rows = [row]
+        self.ended = asyncio.Event()
+        self.stored = False
+
+
 class IndexStore:
     """One key per run, `<status>.<workflow>.<run>`."""
 
@@ -38,6 +52,7 @@ class IndexStore:
         self._transport = transport
         self._names = names
         self._decoder = msgspec.json.Decoder(IndexValue)
+        self._batch: _Batch | None = None
 
     async def write(
         self,
@@ -59,7 +74,30 @@ class IndexStore:
             await self._transport.purge(self._names.index_stream, self._names.index("*", workflow, run))
         elif previous is not None and previous is not status:
             await self._transport.purge(self._names.index_stream, self._names.index(previous, workflow, run))
-        await self._transport.append(subject, encode(value), ttl=ttl)
+        await self._store(Write(subject, encode(value), ttl=ttl))
+
+    async def _store(self, row: Write) -> None:
+        """Rows of one moment travel together: whoever comes first waits for the others, and sends them all."""
+        batch = self._batch
+        if batch is not None and len(batch.rows) < ROWS_MAX:
+            batch.rows.append(row)
+            await batch.ended.wait()
+            if not batch.stored:
+                raise OutcomeUnknown(row.subject, "the write that it travelled with was not answered")
+            return
+        batch = self._batch = _Batch(row)
+        try:
+            await asyncio.sleep(GATHER_SECONDS)
+            self._close(batch)
+            await self._transport.append_all(batch.rows)
+            batch.stored = True
+        finally:
+            self._close(batch)
+            batch.ended.set()
+
+    def _close(self, batch: _Batch) -> None:
+        if self._batch is batch:
+            self._batch = None
 
     async def remove(self, row: IndexRow) -> None:
         await self._transport.purge(

@@ -62,6 +62,11 @@ class JournalStore:
         stored = await self._transport.last(self._stream(run), self._names.journal(run))
         return stored.sequence if stored is not None else 0
 
+    async def last(self, run: str) -> Line | None:
+        """The leader's last entry: all of the journal once the run has ended."""
+        stored = await self._transport.last(self._stream(run), self._names.journal(run))
+        return await self._line(stored) if stored is not None else None
+
     async def read(self, run: str, *, after: int = 0) -> Sequence[Line]:
         """The leader's entries after sequence `after`, in order.
 

@@ -14,7 +14,7 @@ type Edges = Mapping[str, Sequence[str]]
 class Graph:
     """Order and neighbours of the steps. `order` puts every step behind what it depends on, and is otherwise theirs."""
 
-    __slots__ = ("_depends_on", "dependents", "order", "roots", "sinks")
+    __slots__ = ("_depends_on", "dependents", "order", "roots", "sinks", "waiting")
 
     def __init__(self, definition: Definition) -> None:
         """Raises `DefinitionInvalid` for steps that form no graph: a repeated id, an unknown dependency, a cycle."""
@@ -32,6 +32,8 @@ class Graph:
                 [f"steps depend on each other: {show_cycle(cycle)}" for cycle in cycles],
             )
         self.order = tuple(order)
+        self.waiting = {step: len(needed) for step, needed in self._depends_on.items()}
+        """How many others each step waits for."""
         self.roots = tuple(step for step, needed in self._depends_on.items() if not needed)
         self.sinks = tuple(step for step in self._depends_on if step not in self.dependents)
 

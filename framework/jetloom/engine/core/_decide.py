@@ -197,6 +197,7 @@ def _run_started(draft: Draft, start: Start) -> RunStarted:
         not_before=start.not_before,
         timeout=start.timeout,
         parent=start.parent,
+        notify=start.notify,
     )
 
 

@@ -26,7 +26,7 @@ from ...messages import TimerKind as Kind
 from ...types import JSON, StepStatus
 from ...workflows import Compiled
 from ._fold import Stamp, apply
-from ._outputs import Output, undone_by
+from ._outputs import TAKES_BACK, Output, undone_by
 from ._state import UNDO, Outputs, RunState
 
 HOLD = 5.0
@@ -59,10 +59,17 @@ class Frontier:
     `ready` and `again` are standing conditions: steps and retries that may start as soon as nothing holds them back.
     """
 
+    __slots__ = ("again", "left", "ready", "waiting")
+
     def __init__(self, state: RunState, compiled: Compiled) -> None:
+        self.again: list[str] = []
+        if not state.steps:
+            self.waiting = compiled.graph.waiting.copy()
+            self.ready = list(compiled.graph.roots)
+            self.left = len(self.waiting)
+            return
         self.waiting: dict[str, int] = {}
         self.ready: list[str] = []
-        self.again: list[str] = []
         self.left = 0
         retrying = {timer.step for timer in state.timers.values() if timer.kind == "retry"}
         steps = state.steps
@@ -97,6 +104,21 @@ class Frontier:
 class Draft:
     """The next entry of a run. It folds into `state` at once: a state with an open draft is not what is journaled."""
 
+    __slots__ = (
+        "_cover",
+        "_frontier",
+        "_lifecycle",
+        "_stamp",
+        "applied",
+        "around",
+        "compiled",
+        "inputs",
+        "records",
+        "state",
+        "wants",
+        "weight",
+    )
+
     def __init__(
         self,
         state: RunState,
@@ -116,7 +138,7 @@ class Draft:
         self._stamp = Stamp(state.n + 1, around.now, around.engine)
         self._frontier = frontier
         self._cover = ""
-        self._new: set[str] = set()
+        self._lifecycle = compiled is not None and compiled.definition.events == "lifecycle"
 
     @property
     def definition(self) -> Compiled:
@@ -146,7 +168,7 @@ class Draft:
         self.around = around
 
     def add(self, record: Record) -> None:
-        if self.compiled is not None and self.compiled.definition.events == "lifecycle":
+        if self._lifecycle:
             event = _lifecycle(record, self._stamp.n, len(self.records), self.state)
             if event is not None:
                 self._append(event)
@@ -162,7 +184,8 @@ class Draft:
             self._frontier.again.append(record.step)
 
     def _append(self, record: Record) -> None:
-        self.wants.extend(undone_by(self.state, record))
+        if type(record) in TAKES_BACK:
+            self.wants.extend(undone_by(self.state, record))
         self.records.append(record)
         apply(self.state, record, self._stamp)
 

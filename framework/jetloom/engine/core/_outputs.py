@@ -59,6 +59,12 @@ class SchedulePurge(msgspec.Struct, frozen=True):
 type Output = SendTask | WithdrawTask | SetSchedule | DropSchedule | PublishEvent | SchedulePurge
 
 
+TAKES_BACK = frozenset((TimerDropped, StepFailed, UndoFailed, Settling))
+"""Records that `undone_by` has something to say about; the many others need not ask."""
+
+_WANTS = frozenset((StepStarted, UndoStarted, TimerSet, Emitted))
+
+
 def undone_by(state: RunState, record: Record) -> Iterator[Output]:
     """What `record`, which is about to be folded into `state`, takes back."""
     match record:
@@ -82,6 +88,8 @@ def undone_by(state: RunState, record: Record) -> Iterator[Output]:
 def wanted_by(state: RunState, n: int, records: Iterable[Record]) -> Iterator[Output]:
     """What the entry `n`, which led to `state`, makes necessary."""
     for record in records:
+        if type(record) not in _WANTS:
+            continue
         match record:
             case StepStarted(step, attempt, "task") if state.pending(step, attempt):
                 yield SendTask(step, attempt, record.handler, record.deadline)
