@@ -8,7 +8,6 @@
     │   ├── ExpressionFailed    an expression over values that it doesn't fit, with what is missing
     │   ├── NameInvalid         a run id, key or subject outside its alphabet
     │   ├── ConfigInvalid       settings, with the source of each
-    │   ├── ScheduleInvalid     a cron line, an interval or a time zone, by field
     │   ├── DecodeFailed        bytes that are not what they claim
     │   └── PayloadTooLarge     above a limit, which is named
     ├── NotFound                RunNotFound, WorkflowNotFound, ModuleNotFound, ModuleNotLocal, StepNotFound
@@ -185,22 +184,6 @@ class ConfigInvalid(InvalidInput):
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("configuration: " + "; ".join(problems), problems=list(problems))
-
-
-class ScheduleInvalid(InvalidInput):
-    """A schedule that can't be read: which `field` of it, what was `found` there and what was `expected`."""
-
-    code = "schedule.invalid"
-
-    def __init__(self, spec: str, field: str, found: str, expected: str, example: str) -> None:
-        super().__init__(
-            f"schedule {spec!r}: {field} is {found!r}, expected {expected}; for example {example}",
-            spec=spec,
-            field=field,
-            found=found,
-            expected=expected,
-            example=example,
-        )
 
 
 class DecodeFailed(InvalidInput):

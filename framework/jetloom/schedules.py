@@ -23,7 +23,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 from cronsim.cronsim import Field
 
-from .errors import InvariantBroken, ScheduleInvalid
+from .errors import InvalidInput, InvariantBroken
 
 INTERVAL_SECONDS_MIN = 1.0
 """A firing is a message, a conditional write and a call; what is more frequent is a loop."""
@@ -70,6 +70,22 @@ _FIELDS: tuple[tuple[Field, str, str, str], ...] = (
 )
 _FORMS = "*, a number, a list 1,2, a range 1-5, a step */5, of "
 _EXAMPLE = "*/5 8-18 * * MON-FRI"
+
+
+class ScheduleInvalid(InvalidInput):
+    """A schedule that can't be read: which `field` of it, what was `found` there and what was `expected`."""
+
+    code = "schedule.invalid"
+
+    def __init__(self, spec: str, field: str, found: str, expected: str, example: str) -> None:
+        super().__init__(
+            f"schedule {spec!r}: {field} is {found!r}, expected {expected}; for example {example}",
+            spec=spec,
+            field=field,
+            found=found,
+            expected=expected,
+            example=example,
+        )
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -271,8 +287,8 @@ class Schedule:
 def find_due(
     schedule: Schedule, handled: float, now: float, policy: Policy, missed_max: int, *, tick: float = 0.0
 ) -> Due:
-    """What to call at `now`, when everything up to `handled` was dealt with. `tick` is the instant that the server fired
-    for: it is due whatever this machine's clock says.
+    """What to call at `now`, when everything up to `handled` was dealt with. `tick` is the instant that the server
+    fired for: it is due whatever this machine's clock says.
 
     `skip` calls for the latest instant unless it is later than its grace, `once` for the latest, `all` for the earliest
     of the last `missed_max`. `missed` counts the instants before it that nothing will be called for.
