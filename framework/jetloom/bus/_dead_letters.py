@@ -31,10 +31,15 @@ FIELDS_CHARACTERS_MAX = 48_000
 
 TRIES_MAX = 5
 
+PAGE = 256
+"""Letters in one read of a search."""
+
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """`sequence` is its own in the dead letters, `source_sequence` that of the event. `data` is the event's body,
-    empty when `truncated` (there was no room for it; the event is still in its stream for a while)."""
+    empty when `truncated` (there was no room for it; the event is still in its stream for a while). `replays` counts
+    how often it was replayed in vain: the reason is then the latest one, `first_code`, `first_reason` and `first_at`
+    are those of the first failure."""
 
     module: str
     handler: str
@@ -49,6 +54,10 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     headers: dict[str, str] = {}
     stack: str = ""
     truncated: bool = False
+    replays: int = 0
+    first_code: str = ""
+    first_reason: str = ""
+    first_at: float = 0
     sequence: int = 0
     data: bytes = b""
 
@@ -85,10 +94,31 @@ class DeadLetters:
             letter = msgspec.structs.replace(letter, stack="", truncated=True)
             return await self._append(letter, b"", delivery.headers)
 
+    async def add_again(self, letter: DeadLetter, info: ErrorInfo, error: BaseException, now: float) -> int:
+        """Stores a letter whose replay failed, as a new one; the sequence. The older one is the caller's to delete."""
+        again = msgspec.structs.replace(
+            letter,
+            code=info.code,
+            reason=_clean(info.message),
+            error_class=info.error_class,
+            stack=_stack(error),
+            at=now,
+            replays=letter.replays + 1,
+            first_code=letter.first_code or letter.code,
+            first_reason=letter.first_reason or letter.reason,
+            first_at=letter.first_at or letter.at,
+            sequence=0,
+            data=b"",
+        )
+        return await self._append(again, letter.data, letter.headers)
+
     async def _append(self, letter: DeadLetter, data: bytes, original: Mapping[str, str]) -> int:
         subject = self._names.dead_letter(letter.module, letter.handler)
         headers = {**copied(original), H_DLQ: _fields(letter)}
         message_id = f"{letter.module}.{letter.handler}.{letter.stream}.{letter.source_sequence}"
+        if letter.replays:
+            # Within the window the letter itself would be taken for a repetition of the first one.
+            message_id += f".{letter.at:.6f}"
         for number in range(TRIES_MAX):
             try:
                 done = await self._transport.append(subject, data, headers=headers, message_id=message_id)
@@ -132,6 +162,35 @@ async def list_dead_letters(
     )
     page = await transport.read(names.dlq_stream, subject, after=after, limit=limit)
     return [_read(stored) for stored in page], page[-1].sequence if len(page) == limit else 0
+
+
+async def find_dead_letters(
+    transport: Transport,
+    names: Names,
+    *,
+    module: str = "",
+    handler: str = "",
+    code: str = "",
+    since: float = 0,
+    limit: int = 0,
+) -> list[DeadLetter]:
+    """All that match, in the order of arrival: of an error code, stored at or after `since` (seconds since the epoch),
+    at most `limit` (0: all). Their bodies are not kept, so that a million of them fit."""
+    found: list[DeadLetter] = []
+    state = await transport.stream_state(names.dlq_stream)
+    end = state.last if state is not None else 0
+    after = 0
+    while True:
+        page, after = await list_dead_letters(
+            transport, names, module=module, handler=handler, limit=PAGE, after=after
+        )
+        for letter in page:
+            if letter.sequence > end or (limit and len(found) >= limit):
+                return found
+            if (not code or letter.code == code) and letter.at >= since:
+                found.append(msgspec.structs.replace(letter, data=b"", stack="", headers={}))
+        if not after:
+            return found
 
 
 def _fields(letter: DeadLetter) -> str:

@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 
 from ..errors import DecodeFailed
-from ..messages import EventHeaders, decode_plain, from_headers
+from ..messages import decode_plain, from_headers
 from ..types import JSON, Actor
 
 
@@ -58,22 +58,6 @@ class PayloadDecoder[T]:
             raise DecodeFailed(what, str(error)) from error
 
 
-def event_of[T](head: EventHeaders, payload: T, *, sequence: int, delivery: int = 1) -> Event[T]:
-    return Event(
-        id=head.id,
-        type=head.type,
-        source=head.source,
-        time=datetime.fromtimestamp(head.time, UTC),
-        payload=payload,
-        sequence=sequence,
-        delivery=delivery,
-        actor=head.actor,
-        trace=head.trace,
-        correlation=head.correlation,
-        causation=head.causation,
-    )
-
-
 def read_event(
     headers: Mapping[str, str], data: bytes, *, event_type: str, sequence: int, stored_at: float
 ) -> Event[JSON]:
@@ -83,4 +67,15 @@ def read_event(
         payload = decode_plain(data, "payload")
     except DecodeFailed:
         payload = data.decode(errors="replace")
-    return event_of(head, payload, sequence=sequence)
+    return Event(
+        id=head.id,
+        type=head.type,
+        source=head.source,
+        time=datetime.fromtimestamp(head.time, UTC),
+        payload=payload,
+        sequence=sequence,
+        actor=head.actor,
+        trace=head.trace,
+        correlation=head.correlation,
+        causation=head.causation,
+    )

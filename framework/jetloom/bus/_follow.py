@@ -11,7 +11,7 @@ from ..messages import Names
 from ..transport import Stored, Transport
 from ..types import JSON
 from ._event import Event, read_event
-from ._subscription import check_pattern
+from ._patterns import check_pattern
 
 QUEUE_MAX = 10_000
 """Events that wait for a slow reader; older ones are passed over then."""

@@ -1,37 +1,44 @@
-"""A handler's durable group subscription."""
+"""A handler's subscription: from its start to its end, however events come in."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+from datetime import datetime
+from typing import Literal
 
 from ..clock import Clock
-from ..errors import JetloomError, NameInvalid, TaskFailed, to_info
-from ..lifecycle import Supervisor, TaskSet
-from ..messages import Names, from_headers, join_name
-from ..telemetry import Context, Metrics, context_from_headers, get_logger, use
-from ..transport import ConsumerAsset, Delivery, Pull, Transport
-from ._dead_letters import DeadLetters
-from ._event import event_of
+from ..errors import Disconnected, JetloomError, OutcomeUnknown, RequestTimeout
+from ..lifecycle import Supervisor
+from ..messages import Names
+from ..stores import Locks, locks_asset
+from ..telemetry import Metrics, get_logger
+from ..transport import ConsumerAsset, Transport
+from ._answers import Answers
+from ._batches import BatchIntake
+from ._group import GroupIntake
 from ._handler import EventHandler
+from ._handling import Handling, check_event_handler
+from ._intake import Intake, Kit
+from ._keyed import ACK_WAIT_MAX, BUFFER_MAX, KeyedIntake
+from ._live import LiveIntake
+from ._patterns import consumer_name
 
-PULL_EXPIRY = 1.0
-"""Seconds that one pull request lives, and so about the time that a drain waits when nothing happens."""
+BROADCAST_INACTIVE = 600.0
+"""After which the server forgets the consumer of a replica that is gone; above any disconnection that should be
+survived without a gap."""
 
-DLQ_RETRY_SECONDS = 5.0
-"""After which an event comes again whose dead letter could not be stored."""
-
-DELIVERIES_SLACK = 20
-"""Deliveries beyond the tries that its retries allow before an event is a dead letter unseen: one that kills its
-process every time never fails, and restarts of the process count too."""
-
-_PATTERN = re.compile(r"([A-Za-z0-9_-]+|\*)(\.([A-Za-z0-9_-]+|\*))*(\.>)?|>")
+LAG_SECONDS = 5.0
+"""Between two looks at the consumer: how much waits, and whether it is still there."""
 
 _logger = get_logger("bus")
 
 
-class GroupSubscription[T]:
-    """Hands events to one handler: `start`, then `drain` and `stop`."""
+class EventSubscription[T]:
+    """Hands events to one handler: `start`, then `drain` and `stop`; `pause` and `resume` in between.
+
+    Raises `NameInvalid`, `ExpressionInvalid` with the position, and `InvalidInput` for a handler that can't be.
+    `instance` names this replica, for a broadcast. `locks` are the process's, where it has them already.
+    """
 
     def __init__(
         self,
@@ -42,166 +49,145 @@ class GroupSubscription[T]:
         metrics: Metrics,
         *,
         replicas: int = 0,
+        instance: str = "",
+        locks: Locks | None = None,
     ) -> None:
+        check_event_handler(handler)  # pyright: ignore[reportArgumentType]
         self.handler = handler
-        self.asset = ConsumerAsset(
-            stream=names.events_stream,
-            name=consumer_name(handler.module, handler.name),
-            filters=(names.event(check_pattern(handler.pattern)),),
-            ack_wait=handler.ack_wait,
-            replicas=replicas,
-            description=f"{handler.module}: {handler.name}",
-        )
+        self.instance = instance or clock.token()[:12]
+        self.asset = _asset(handler, names, self.instance, replicas)
         self._transport = transport
         self._names = names
-        self._clock = clock
-        self._dead_letters = DeadLetters(transport, names)
-        self._tasks = TaskSet("event-handler", metrics)
+        self._metrics = metrics
+        self._replicas = replicas
         self._supervisor = Supervisor(metrics)
-        self._pull: Pull | None = None
-        self._held: set[str] = set()
-        self._draining = False
-        self._handed_back = 0
-        labels = {"module": handler.module, "handler": handler.name}
-        self._handled = metrics.counter("jetloom_events_handled_total", **labels)
-        self._retried = metrics.counter("jetloom_events_retried_total", **labels)
-        self._dead = metrics.counter("jetloom_dead_letters_total", **labels)
-        self._duration = metrics.histogram("jetloom_event_duration_seconds", **labels)
-        self._active = metrics.gauge("jetloom_handling_events", **labels)
-        first, again = (
-            metrics.counter("jetloom_deliveries_total", consumer=self.asset.name, redelivered=word)
-            for word in ("false", "true")
+        self._own_locks: Locks | None = None
+        group = consumer_name(handler.module, handler.name)
+        handling = Handling(handler, transport, names, clock, metrics, consumer=self.asset.name)
+        answers = Answers(handler, transport, names, clock, metrics, consumer=group)  # pyright: ignore[reportArgumentType]
+        self._marks = handling.marks
+        kit = Kit(handler, self.asset, transport, clock, metrics, handling, answers)
+        if handler.key and handler.mode == "group" and locks is None:
+            owner = f"{handler.module} {self.instance}"
+            asset = locks_asset(names, replicas=max(1, replicas))
+            locks = self._own_locks = Locks(transport, names, clock, metrics, owner=owner, asset=asset)
+        self._intake = _intake(kit, locks)
+        self._pending = metrics.gauge(
+            "jetloom_consumer_pending_messages", module=handler.module, handler=handler.name
         )
-        self._first, self._again = first, again
+        self._state: Literal["new", "running", "paused", "ended"] = "new"
+
+    @property
+    def paused(self) -> bool:
+        return self._state == "paused"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was drained or stopped; it can't be started again."""
+        return self._state == "ended"
 
     async def start(self) -> None:
-        if self._pull is not None:
+        """Returns when events come in. Raises `AssetDrifted` where another program's consumer has the name."""
+        if self._state != "new":
             return
-        await self._transport.ensure(self.asset)
-        self._supervisor.run("event-beats", self._beat)
-        self._pull = await self._transport.pull(
-            self.asset.stream, self.asset.name, self._take, capacity=self._capacity, expiry=PULL_EXPIRY
-        )
+        self._state = "running"
+        if self._marks is not None:
+            await self._marks.start(self._replicas)
+        if self.handler.mode != "live":
+            await self._transport.ensure(self.asset)
+            self._supervisor.run("event-beats", self._beat)
+            self._supervisor.run("event-lag", self._watch)
+        await self._intake.open()
+
+    async def pause(self) -> None:
+        """Takes no more events on this replica; returns when what ran has ended. Others of the group go on."""
+        if self._state == "running":
+            self._state = "paused"
+            await self._intake.close(None)
+
+    async def resume(self) -> None:
+        """Takes events again."""
+        if self._state == "paused":
+            self._state = "running"
+            await self._intake.open()
 
     async def drain(self, seconds: float) -> int:
-        """Stops pulling, lets handlers end for `seconds`, and gives the rest back; how many that were."""
-        self._draining = True
-        if self._pull is not None:
-            await self._pull.stop()
-        await self._tasks.stop(grace=max(seconds, 0.001))
+        """Takes no more, lets handlers end for `seconds`, and gives the rest back; how many that were."""
+        started, self._state = self._state != "new", "ended"
+        handed_back = await self._intake.close(seconds) if started else 0
         await self._supervisor.stop()
-        handed_back, self._handed_back = self._handed_back, 0
+        if self._own_locks is not None:
+            await self._own_locks.stop()
+        if started and self.handler.mode == "broadcast":
+            await self._forget()
         return handed_back
 
     async def stop(self) -> None:
         """At once: what is being handled is cancelled and given back."""
         await self.drain(0)
 
-    def _capacity(self) -> int:
-        return 0 if self._draining else max(0, self.handler.concurrency - len(self._tasks))
+    async def unsubscribe(self, *, forget: bool = False, seconds: float = 20.0) -> int:
+        """Drains. With `forget` the durable consumer is deleted, for every replica: who subscribes again begins at
+        `start`."""
+        handed_back = await self.drain(seconds)
+        if forget and self.handler.mode == "group":
+            await self._transport.remove(self.asset.stream, self.asset.name)
+        return handed_back
 
-    def _take(self, delivery: Delivery) -> None:
-        if self._draining:
-            self._handed_back += 1
-        self._tasks.spawn(self._give_back(delivery) if self._draining else self._process(delivery))
-
-    async def _give_back(self, delivery: Delivery) -> None:
-        await self._transport.nak(delivery.ack_subject)
-
-    async def _process(self, delivery: Delivery) -> None:
-        (self._first if delivery.count <= 1 else self._again).inc()
-        self._active.inc()
-        self._held.add(delivery.ack_subject)
-        began = self._clock.monotonic()
+    async def _forget(self) -> None:
         try:
-            await self._handle(delivery)
-        except asyncio.CancelledError:
-            self._handed_back += 1
-            await self._transport.nak(delivery.ack_subject)
-            raise
-        except Exception as error:  # the supervisor of user code: logs, counts, decides
-            await self._failed(delivery, error)
-        else:
-            await self._transport.ack(delivery.ack_subject)
-            self._handled.inc()
-        finally:
-            self._held.discard(delivery.ack_subject)
-            self._active.dec()
-            self._duration.observe(self._clock.monotonic() - began)
-            if self._pull is not None:
-                asyncio.get_running_loop().call_soon(self._pull.wake)
-
-    async def _handle(self, delivery: Delivery) -> None:
-        handler = self.handler
-        if delivery.count > handler.retry.max + 1 + DELIVERIES_SLACK:
-            raise TaskFailed(
-                "event.delivered_too_often",
-                f"delivered {delivery.count} times without an answer: its handler may kill the process",
-            )
-        head = from_headers(
-            delivery.headers,
-            event_type=self._names.event_type(delivery.subject),
-            sequence=delivery.sequence,
-            stored_at=delivery.at,
-        )
-        payload = handler.decoder.decode(delivery.data, f"payload of {head.type}")
-        event = event_of(head, payload, sequence=delivery.sequence, delivery=delivery.count)
-        context = Context(
-            actor=head.actor,
-            trace=head.trace,
-            trace_state=context_from_headers(delivery.headers).trace_state,
-            correlation=head.correlation or head.id,
-            causation=head.id,
-            module=handler.module,
-        )
-        with use(context):
-            assert handler.function is not None
-            await handler.function(event)
-
-    async def _failed(self, delivery: Delivery, error: Exception) -> None:
-        handler, info = self.handler, to_info(error)
-        fields = {
-            "module_id": handler.module,
-            "handler": handler.name,
-            "subject": delivery.subject,
-            "sequence": delivery.sequence,
-            "delivery": delivery.count,
-            "code": info.code,
-            "reason": info.message,
-        }
-        delay = handler.retry.next_delay(info, delivery.count, self._clock.random())
-        if delay is not None:
-            _logger.warning("event failed, will be retried", extra={**fields, "delay_seconds": delay})
-            self._retried.inc()
-            await self._transport.nak(delivery.ack_subject, delay)
-            return
-        try:
-            now = self._clock.now()
-            letter = await self._dead_letters.add(handler.module, handler.name, delivery, info, error, now)
-        except JetloomError as refused:
-            _logger.error("dead letter could not be stored", extra={**fields, "because": str(refused)})
-            await self._transport.nak(delivery.ack_subject, DLQ_RETRY_SECONDS)
-            return
-        unexpected = error if not isinstance(error, JetloomError) else None
-        _logger.error("event became a dead letter", extra={**fields, "letter": letter}, exc_info=unexpected)
-        self._dead.inc()
-        await self._transport.ack(delivery.ack_subject)
+            await self._transport.remove(self.asset.stream, self.asset.name)
+        except (RequestTimeout, Disconnected, OutcomeUnknown):
+            _logger.info("the server will forget the consumer", extra={"consumer": self.asset.name})
 
     async def _beat(self) -> None:
         # A third of the wait: two beats may be lost.
         while True:
-            await asyncio.sleep(self.handler.ack_wait / 3)
-            for ack_subject in list(self._held):
-                await self._transport.beat(ack_subject)
+            await asyncio.sleep(self.asset.ack_wait / 3)
+            await self._intake.beat()
+            if self._marks is not None:
+                await self._marks.renew()
+
+    async def _watch(self) -> None:
+        """Keeps the gauge, and the consumer: one that somebody deleted is made again."""
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            try:
+                state = await self._transport.consumer_state(self.asset.stream, self.asset.name)
+                if state is None:
+                    _logger.warning(
+                        "the consumer was deleted; it is made again, and begins as declared",
+                        extra={"consumer": self.asset.name, "start": str(self.asset.start)},
+                    )
+                    await self._transport.ensure(self.asset)
+                else:
+                    self._pending.set(state.pending)
+            except JetloomError as error:
+                _logger.debug("no look at a consumer", extra={"because": str(error)})
 
 
-def consumer_name(module: str, handler: str) -> str:
-    """The durable consumer of a module's handler."""
-    return join_name(module, handler)
+def _intake[T](kit: Kit[T], locks: Locks | None) -> Intake:
+    if kit.handler.mode == "live":
+        return LiveIntake(kit)
+    if kit.handler.key:
+        return KeyedIntake(kit, locks if kit.handler.mode == "group" else None)
+    return BatchIntake(kit) if kit.handler.many is not None else GroupIntake(kit)
 
 
-def check_pattern(pattern: str) -> str:
-    """Raises `NameInvalid` unless it is an event type in which tokens may be `*` and the last one `>`."""
-    if not _PATTERN.fullmatch(pattern):
-        raise NameInvalid("event pattern", pattern, "an event type whose tokens may be *, the last one >")
-    return pattern
+def _asset[T](handler: EventHandler[T], names: Names, instance: str, replicas: int) -> ConsumerAsset:
+    broadcast = handler.mode == "broadcast"
+    start = handler.start
+    if broadcast and start == "all":
+        start = "new"
+    return ConsumerAsset(
+        stream=names.events_stream,
+        name=consumer_name(handler.module, handler.name, instance if broadcast else ""),
+        filters=(names.event(handler.pattern),),
+        ack_wait=min(handler.ack_wait, ACK_WAIT_MAX) if handler.key else handler.ack_wait,
+        ack_pending_max=BUFFER_MAX if handler.key else -1,
+        start=start.timestamp() if isinstance(start, datetime) else start,
+        replicas=replicas,
+        inactive_seconds=BROADCAST_INACTIVE if broadcast else 0,
+        description=f"{handler.module}: {handler.name}",
+        update=True,
+    )

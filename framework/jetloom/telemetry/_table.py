@@ -104,6 +104,48 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "jetloom_event_duration_seconds", "histogram", "One try of an event handler.", ("module", "handler")
     ),
+    MetricSpec(
+        "jetloom_events_filtered_total",
+        "counter",
+        "Events that a handler's condition passed over.",
+        ("module", "handler"),
+    ),
+    MetricSpec(
+        "jetloom_events_deduped_total",
+        "counter",
+        "Events passed over because their id was handled before.",
+        ("module", "handler"),
+    ),
+    MetricSpec(
+        "jetloom_events_dropped_total",
+        "counter",
+        "Events that a live handler was too slow for.",
+        ("module", "handler"),
+    ),
+    MetricSpec(
+        "jetloom_events_failed_total",
+        "counter",
+        "Events that a live handler failed on; nobody tries them again.",
+        ("module", "handler"),
+    ),
+    MetricSpec(
+        "jetloom_dead_letters_replayed_total",
+        "counter",
+        "Dead letters handled again; outcome handled or failed.",
+        ("module", "handler", "outcome"),
+    ),
+    MetricSpec(
+        "jetloom_consumer_pending_messages",
+        "gauge",
+        "Events that wait at the server for this handler's group.",
+        ("module", "handler"),
+    ),
+    MetricSpec(
+        "jetloom_keyed_active_ratio",
+        "gauge",
+        "1 while this replica handles the events of a handler with a key, else 0.",
+        ("module", "handler"),
+    ),
     MetricSpec("jetloom_handling_events", "gauge", "Events being handled now.", ("module", "handler")),
     # requests
     MetricSpec(
