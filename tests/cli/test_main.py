@@ -47,6 +47,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
             "runs message",
         ),
         *("runs action", "events tail", "dlq list", "dlq show"),
+        *("modules list", "modules show", "call"),
         *("config show", "config check", "config schema"),
         *("locks list", "locks show"),
     }

@@ -16,6 +16,7 @@ PAGES = (
     "docs/how-to/first-workflow.md",
     "docs/how-to/run-in-containers.md",
     "docs/how-to/operate.md",
+    "docs/how-to/requests.md",
     "docs/how-to/locks.md",
     "docs/how-to/shared-state.md",
     "docs/how-to/modules.md",

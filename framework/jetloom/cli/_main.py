@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter
 
-from . import _config, _doctor, _events, _locks, _runs, _serve, _validate, _workflows
+from . import _call, _config, _doctor, _events, _locks, _modules, _runs, _serve, _validate, _workflows
 from ._emit import print_error
 from ._exit import BAD_INPUT, FAILED, INTERRUPTED, OK, exit_code, hint_for
 
@@ -59,6 +59,8 @@ def build_app() -> App:
     app.command(_events.publish)
     app.command(_events.events)
     app.command(_events.dlq)
+    app.command(_modules.app)
+    app.command(_call.call)
     app.command(_config.app)
     app.command(_locks.app)
     app.command(_doctor.doctor)
