@@ -144,11 +144,17 @@ class Bad(Module):
     @on("a.b", batch=3)
     async def batch_alone(self, event: Event[Order]) -> None: ...
 
-    @on("a.b", key="event.id", mode="broadcast")
-    async def keyed_broadcast(self, event: Event[Order]) -> None: ...
+    @on("a.b", key="event.id", mode="live")
+    async def keyed_live(self, event: Event[Order]) -> None: ...
 
     @on("a.b", key="event.id", batch=2)
     async def keyed_batch(self, events: list[Event[Order]]) -> None: ...
+
+    @on("a.b", where="event.payload.")
+    async def condition(self, event: Event[Order]) -> None: ...
+
+    @on("a.b", batch=2, batch_wait=0)
+    async def unwaited(self, events: list[Event[Order]]) -> None: ...
 
     @on("a.b", timeout=0)
     async def timeless(self, event: Event[Order]) -> None: ...
@@ -195,10 +201,12 @@ class Bad(Module):
     problems_expected: ClassVar[tuple[str, ...]] = (
         "Bad.list_alone: takes a list: set batch=…",
         "Bad.batch_alone: batch=3 needs a list[Event[Payload]], found Event[Order]",
-        "Bad.keyed_broadcast: key orders a group's events; mode is 'broadcast'",
-        "Bad.keyed_batch: key and batch: events of a key are handled one by one",
-        "Bad.timeless: timeout is 0 s, expected more than 0",
-        "Bad.nobody: concurrency is 0, expected 1 or more",
+        "Bad.keyed_live: handler bad.keyed_live: a live subscription has no key",
+        "Bad.keyed_batch: handler bad.keyed_batch: key and batch exclude each other",
+        "Bad.timeless: handler bad.timeless: timeout 0 s: above 0",
+        "Bad.nobody: handler bad.nobody: concurrency 0: at least 1",
+        "Bad.condition: expression 'event.payload.',",
+        "Bad.unwaited: batch_wait is 0 s, expected more than 0",
         "Bad.yields: is an async generator; only an endpoint answers in parts",
         "Bad.unreadable: ",
         "Bad.two: an endpoint takes one argument or none, found (first, second)",

@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from ..bus import Event, EventHandler, PayloadDecoder, check_pattern
+from ..bus import Event, EventHandler, PayloadDecoder, check_event_handler
 from ..errors import InvalidInput, NameInvalid, TaskFailed
 from ..messages import Names, check_handler, encode
 from ..rpc import Endpoint, EndpointSpec
@@ -160,16 +160,10 @@ def _declare(
 def _check_limits(mark: Mark) -> None:
     match mark:
         case OnMark():
-            _at_least("concurrency", mark.concurrency, 1)
-            _at_least("ack_wait", mark.ack_wait, 1, " s")
+            # The rest is checked where it is served: `check_event_handler`.
             _at_least("batch", mark.batch, 0)
             _at_least("dedupe", mark.dedupe, 0, " s")
             _above_zero("batch_wait", mark.batch_wait)
-            _above_zero("timeout", mark.timeout)
-            if mark.key and mark.mode != "group":
-                raise Wrong(f"key orders a group's events; mode is {mark.mode!r}, expected 'group'")
-            if mark.key and mark.batch:
-                raise Wrong("key and batch: events of a key are handled one by one; leave one of them out")
         case EndpointMark():
             _at_least("concurrency", mark.concurrency, 1)
             _above_zero("timeout", mark.timeout)
@@ -207,10 +201,10 @@ def _event_handler(
 ) -> EventHandler[object]:
     payload = signature.event(mark.batch)
     body = signature.body(method)
-    return EventHandler(
+    handler: EventHandler[object] = EventHandler(
         module=module.id,
         name=_token(mark.name, "event handler"),
-        pattern=check_pattern(mark.pattern),
+        pattern=mark.pattern,
         decoder=signature.decoder(payload),
         function=None if mark.batch else cast("Callable[[Event[object]], Awaitable[None]]", body),
         many=cast("Callable[[list[Event[object]]], Awaitable[None]]", body) if mark.batch else None,
@@ -227,6 +221,8 @@ def _event_handler(
         ack_wait=mark.ack_wait,
         schema=schema_of(payload),
     )
+    check_event_handler(handler)
+    return handler
 
 
 def _endpoint(

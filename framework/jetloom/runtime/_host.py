@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from ..bus import Bus, GroupSubscription
+from ..bus import Bus, EventSubscription, ReplayDesk
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import LiveConfig, Settings
 from ..errors import InvalidInput, JetloomError, ModuleNotLocal, StartFailed
 from ..lifecycle import Supervisor
 from ..messages import Names
-from ..rpc import MicroService, Rpc
-from ..stores import dlq_asset, events_asset, kv_asset, markers_asset
+from ..rpc import Endpoint, MicroService, Rpc
+from ..stores import Locks, dlq_asset, events_asset, kv_asset, locks_asset, markers_asset
 from ..telemetry import Context, LoopLag, Metrics, get_logger, use
 from ..transport import Subscription, Transport
 from ..types import Actor, ActorKind
 from ._background import BackgroundTasks
-from ._declare import describe
+from ._declare import Declared, describe
 from ._health import CheckResult, Health, HealthChecks
 from ._live import config_asset, watch_live_config
-from ._metadata import metadata_of
+from ._metadata import INTERNAL, metadata_of
 from ._module import Module
 from ._plan import Plan, make_plan
 from ._ports import StepHandler, Workflows
@@ -42,6 +43,9 @@ DRAIN_HOOK_SECONDS = 1.0
 
 LAG_SECONDS_MAX = 2.0
 """A loop that ran its last look this late takes no new work in time: requests wait 5 s by default."""
+
+OWNER_CHARACTERS_MAX = 100
+"""Of the modules' ids in what others read who wait for a lock."""
 
 _logger = get_logger("runtime")
 
@@ -93,10 +97,12 @@ class Host:
         }
         self._state = {module.id: "stopped" for module in self._plan.modules}
         self._up: list[Module] = []
-        self._runtimes: dict[str, Runtime] = {}
         self._services: list[MicroService] = []
-        self._subscriptions: list[GroupSubscription[object]] = []
+        self._subscriptions: list[EventSubscription[object]] = []
         self._config_watch: Subscription | None = None
+        self._instance = clock.token()[:12]
+        self._locks = self._make_locks()
+        self._buses = {module.id: self._make_bus(module) for module in self._plan.modules}
         self._make_handlers()
         self._supervisor = Supervisor(self.metrics)
         self._background = BackgroundTasks(self._supervisor, self.metrics)
@@ -160,10 +166,15 @@ class Host:
         for subscription in self._subscriptions:
             handler = subscription.handler
             draining[f"{handler.module}.{handler.name}"] = subscription.drain(left)
-        counts = await asyncio.gather(*draining.values())
+        counts, given_back = await asyncio.gather(
+            asyncio.gather(*draining.values()),
+            asyncio.gather(*(bus.drain(left) for bus in self._buses.values())),
+        )
         self._services.clear()
         self._subscriptions.clear()
         handed_back = {name: count for name, count in zip(draining, counts, strict=True) if count}
+        for each in given_back:
+            handed_back.update(each)
         if handed_back:
             _logger.warning("drain gave work back", extra={"handed_back": handed_back})
         return DrainReport(handed_back, self._clock.monotonic() - began, self._background.running, failures)
@@ -178,6 +189,7 @@ class Host:
             module = self._up.pop()
             await self._background.stop(module.id)
             await self._shutdown(module)
+        await self._locks.stop()
         await self._supervisor.stop()
 
     # -- health
@@ -224,7 +236,7 @@ class Host:
             try:
                 service = MicroService(
                     module.id,
-                    declared.endpoints,
+                    [*declared.endpoints, self._replay_endpoint(module, declared)],
                     self._transport,
                     self._clock,
                     self.metrics,
@@ -237,15 +249,54 @@ class Host:
             else:
                 self._services.append(service)
             for handler in declared.events:
-                try:
-                    subscription = GroupSubscription(
-                        handler, self._transport, self.names, self._clock, self.metrics
+                self._subscriptions.append(
+                    EventSubscription(
+                        handler,
+                        self._transport,
+                        self.names,
+                        self._clock,
+                        self.metrics,
+                        replicas=self._settings.replicas,
+                        instance=self._instance,
+                        locks=self._locks,
                     )
-                except InvalidInput as error:
-                    where = f"{type(module).__name__}: event handler {handler.name!r}"
-                    self._plan.problems.append(f"{where}: {error.message}")
-                else:
-                    self._subscriptions.append(subscription)
+                )
+
+    def _replay_endpoint(self, module: Module, declared: Declared) -> Endpoint:
+        """Handles dead letters of the module again, also of handlers that it subscribed itself."""
+        desk = ReplayDesk(module.id, declared.events, self._transport, self.names, self._clock, self.metrics)
+        bus = self._buses[module.id]
+
+        async def replay(data: bytes) -> bytes:
+            for subscription in bus.subscriptions:
+                desk.add(subscription.handler)
+            return await desk(data)
+
+        return Endpoint(
+            name=desk.name,
+            subject=self.names.rpc(module.id, desk.name),
+            function=replay,
+            metadata={INTERNAL: "true"},
+        )
+
+    def _make_locks(self) -> Locks:
+        modules = ", ".join(module.id for module in self._plan.modules)
+        owner = f"{modules[:OWNER_CHARACTERS_MAX]} on {platform.node()}, pid {os.getpid()}"
+        asset = locks_asset(self.names, replicas=self._settings.replicas)
+        return Locks(self._transport, self.names, self._clock, self.metrics, owner=owner, asset=asset)
+
+    def _make_bus(self, module: Module) -> Bus:
+        return Bus(
+            self._transport,
+            self.names,
+            self._clock,
+            self.metrics,
+            source=module.id,
+            actor=_actor(module),
+            instance=self._instance,
+            replicas=self._settings.replicas,
+            locks=self._locks,
+        )
 
     async def _ensure_assets(self) -> None:
         replicas = self._settings.replicas
@@ -281,14 +332,13 @@ class Host:
         _raise(failures)
 
     async def _init(self, module: Module, failures: list[tuple[str, Exception]]) -> None:
-        runtime = self._runtimes[module.id] = self._runtime(module)
+        runtime = self._runtime(module)
         for task in self._plan.declared[module.id].background:
             self._background.add(module.id, task.name, task.function, task.restarts_max)
         self._state[module.id] = "starting"
         error = await _call(module, lambda: module.init(runtime), INIT_SECONDS)
         if error is not None:
             self._state[module.id] = "failed"
-            await self._runtimes.pop(module.id).close()
             failures.append((_failure(module, "init", error), error))
             return
         self._up.append(module)
@@ -338,7 +388,6 @@ class Host:
         error = await _call(module, module.shutdown, SHUTDOWN_SECONDS)
         if error is not None:  # the others still shut down
             _logger.error("shutdown failed", extra={"of_module": module.id}, exc_info=error)
-        await self._runtimes.pop(module.id).close()
         self._state[module.id] = "stopped"
 
     # -- what modules get
@@ -354,8 +403,9 @@ class Host:
             names=self.names,
             clock=self._clock,
             metrics=self.metrics,
-            bus=Bus(self._transport, self.names, self._clock, self.metrics, source=module.id, actor=actor),
+            bus=self._buses[module.id],
             rpc=Rpc(self._transport, self.names, self._clock, self.metrics, actor=actor, describe=describe),
+            locks=self._locks,
             config=self._plan.configs[module.id],
             workflows=self._workflows,
             find_module=self._find_module,

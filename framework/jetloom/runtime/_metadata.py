@@ -11,6 +11,8 @@ EVENTS = "jetloom.events"
 STEPS = "jetloom.steps"
 SCHEDULES = "jetloom.schedules"
 DEPENDS_ON = "jetloom.depends_on"
+INTERNAL = "jetloom.internal"
+"""Of an endpoint that the host serves for every module: nobody's to call by hand."""
 
 
 def metadata_of(module: Module, declared: Declared, namespace: str) -> dict[str, str]:

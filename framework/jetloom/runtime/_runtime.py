@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, overload
 
@@ -15,7 +13,7 @@ from ..clock import Clock
 from ..errors import InvalidInput, Unavailable
 from ..messages import Names
 from ..rpc import Rpc
-from ..stores import KeyValue, Locks, kv_asset, locks_asset
+from ..stores import KeyValue, Locks, kv_asset
 from ..telemetry import Metrics
 from ..transport import Transport
 from ..types import JSON
@@ -40,6 +38,7 @@ class Runtime:
         metrics: Metrics,
         bus: Bus,
         rpc: Rpc,
+        locks: Locks,
         config: msgspec.Struct | None,
         workflows: Workflows | None,
         find_module: Callable[[str], Module],
@@ -54,6 +53,7 @@ class Runtime:
         self.metrics = metrics
         self.bus = bus
         self.rpc = rpc
+        self.locks = locks
         self.config = config
         self.logger = logging.getLogger(f"jetloom.modules.{module_id}")
         self._workflows = workflows
@@ -62,7 +62,6 @@ class Runtime:
         self._version = version
         self._replicas = replicas
         self._buckets: dict[tuple[str, object], object] = {}
-        self._locks: Locks | None = None
 
     @property
     def workflows(self) -> Workflows:
@@ -94,17 +93,6 @@ class Runtime:
         return found
 
     @property
-    def locks(self) -> Locks:
-        """Locks of the namespace: `async with rt.locks.hold(name, ttl=30, timeout=10) as lock`."""
-        if self._locks is None:
-            owner = f"{self.id} on {platform.node()}, pid {os.getpid()}"
-            asset = locks_asset(self.names, replicas=self._replicas)
-            self._locks = Locks(
-                self.transport, self.names, self.clock, self.metrics, owner=owner, asset=asset
-            )
-        return self._locks
-
-    @property
     def tracer(self) -> Tracer:
         """OpenTelemetry's tracer of this module; its spans go where the process' SDK sends them, or nowhere."""
         from opentelemetry import trace  # 40 ms, so only for modules that make spans
@@ -131,9 +119,3 @@ class Runtime:
         if kind is not None and not isinstance(found, kind):
             raise InvalidInput(f"module {module_id!r} is a {type(found).__name__}, not a {kind.__name__}")
         return found
-
-    async def close(self) -> None:
-        """Ends what its parts run in the background. The host's to call, after `shutdown`."""
-        locks, self._locks = self._locks, None
-        if locks is not None:
-            await locks.stop()
