@@ -45,7 +45,8 @@ def waiter() -> Definition:
 
 
 def handlers(ledger: str = "", size: int = 100) -> Mapping[str, StepHandler]:
-    """The bodies. `ledger` is a file that `bench.slow` writes a line into at each start and end of a body."""
+    """The bodies. `ledger` is a file that `bench.slow` writes a line into at each start and end of a body:
+    the word, the process, the run, the step."""
     from ..runtime import StepHandler
 
     large: JSON = {"data": "x" * size}
@@ -58,9 +59,9 @@ def handlers(ledger: str = "", size: int = 100) -> Mapping[str, StepHandler]:
         return large
 
     async def slow(context: StepContext, _value: JSON) -> JSON:
-        _note(ledger, f"begin {context.run} {context.step}")
+        _note(ledger, f"begin {os.getpid()} {context.run} {context.step}")
         await asyncio.sleep(SLOW_SECONDS)
-        _note(ledger, f"end {context.run} {context.step}")
+        _note(ledger, f"end {os.getpid()} {context.run} {context.step}")
         return result
 
     bodies = {"bench.step": step, "bench.payload": payload, "bench.slow": slow}

@@ -56,7 +56,7 @@ class EngineRole:
         outcomes = ("accepted", "refused", "unknown")
         counts = {name: value("jetloom_appends_total", outcome=name) for name in outcomes}
         assert self._engine is not None
-        return Figures(count=len(self._engine.table), more=counts)
+        return Figures(count=len(self._engine.table), more=counts, text=self._engine.id)
 
 
 class WorkerRole:

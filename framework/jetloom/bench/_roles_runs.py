@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from ..engine import Client
-from ..messages import Finished, Names, decode_entry
-from ..transport import Incoming, Transport
+import msgspec
+
+from ..clock import SYSTEM_CLOCK
+from ..engine import RETENTION, Client
+from ..messages import H_NONCE, H_VERSION, Finished, Names, decode_entry
+from ..transport import Incoming, Stored, Transport
+from ..types import RunStatus
 from ..workflows import Definition
 from ._child import UnknownOrder
 from ._definitions import chain, fanout, sleeper, waiter
-from ._load import Figures, Given, closed_loop, figures_of, now
+from ._load import Figures, Given, closed_loop, figures_of, now, percentile
 from ._roles_engine import open_namespace
 
 RUN_SECONDS = 60.0
@@ -29,6 +33,7 @@ WATCH_PAGE = 256
 LOOKS = 50
 """In a row for an end that was hinted at and is not stored: it was refused, or the server is behind."""
 LOOK_SECONDS = 0.1
+WRITERS = 256
 STARTERS = 64
 """Starts under way at once where many are made beforehand."""
 
@@ -48,7 +53,7 @@ class Unverified(Exception):
 
 
 class Runs:
-    """Verbs: `register`, `load`, `begin`, `wait`, `one`, `send`, `verify`."""
+    """A client of runs; its verbs are the keys in `do`."""
 
     def __init__(self, config: Given) -> None:
         self._config = config
@@ -62,6 +67,7 @@ class Runs:
         self._hinted: set[str] = set()
         self._hint = asyncio.Event()
         self._after = 0
+        self._generated = 0
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -87,7 +93,12 @@ class Runs:
             "one": self._one,
             "send": self._send,
             "verify": self._verify,
-            "progress": self._progress,
+            "waiting": self._waiting_runs,
+            "completed": self._completed,
+            "lateness": self._lateness,
+            "generate": self._generate,
+            "pace": self._pace,
+            "long": self._long,
         }
         if verb not in verbs:
             raise UnknownOrder(verb)
@@ -147,17 +158,29 @@ class Runs:
             await self._end_of(started.run)
         return Figures(seconds=now() - began)
 
+    async def _long(self, client: Client, given: Given) -> Figures:
+        """One run of a chain of `steps`, waited for at most `seconds`."""
+        started = await client.start(WORKFLOWS[given.name](given), None, id=f"{given.name}-first")
+        self._started[started.run] = began = now()
+        await client.result(started.run, timeout=timedelta(seconds=given.seconds))
+        return Figures(seconds=now() - began)
+
     async def _load(self, client: Client, given: Given) -> Figures:
         """Runs of `name`, each started when the one before has ended, `concurrency` at a time for `seconds`."""
 
+        starts: list[float] = []
+
         async def run_one() -> None:
+            began = now()
             started = await client.start(given.name)
-            self._started[started.run] = now()
+            starts.append(now() - began)
+            self._started[started.run] = began
             await self._end_of(started.run)
 
-        return await closed_loop(
-            run_one, concurrency=given.concurrency, seconds=given.seconds, warm=min(1.0, given.seconds / 4)
-        )
+        warm = min(1.0, given.seconds / 4)
+        found = await closed_loop(run_one, concurrency=given.concurrency, seconds=given.seconds, warm=warm)
+        starts.sort()
+        return msgspec.structs.replace(found, more={**found.more, "start_p50": percentile(starts, 0.5) * 1e3})
 
     async def _begin(self, client: Client, given: Given) -> Figures:
         """Starts `count` runs of `name` and waits for none. With `at` their input says when they are to be due:
@@ -196,8 +219,94 @@ class Runs:
             left=len(self._started.keys() - self._ended.keys()),
         )
 
-    async def _progress(self, client: Client, given: Given) -> Figures:
-        return Figures(count=len(self._ended), more={"started": len(self._started)})
+    async def _waiting_runs(self, client: Client, given: Given) -> Figures:
+        """Until all that was started and has not ended waits for something, at most `seconds`."""
+        deadline, began = now() + given.seconds, now()
+        for run in self._started.keys() - self._ended.keys():
+            while (await client.show(run)).status is not RunStatus.WAITING:
+                if now() > deadline:
+                    raise Unverified(f"run {run} does not wait after {given.seconds:g} s")
+                await asyncio.sleep(0.01)
+        return Figures(seconds=now() - began)
+
+    async def _completed(self, client: Client, given: Given) -> Figures:
+        """The steps, as `run step`, whose completion the engine `text` has journaled."""
+        steps = [
+            f"{run} {record.get('step')}"
+            for run in self._started
+            for line in await client.journal(run)
+            if line.by == given.text
+            for record in line.records
+            if record.get("t") == "completed"
+        ]
+        return Figures(count=len(steps), names=steps)
+
+    async def _lateness(self, client: Client, given: Given) -> Figures:
+        """How long after the time that its journal says each run ended, of `count` runs evenly chosen."""
+        offset = SYSTEM_CLOCK.now() - now()
+        runs = [run for run in self._started if run in self._ended]
+        chosen = runs[:: max(1, len(runs) // max(given.count, 1))]
+        late: list[float] = []
+        for run in chosen:
+            for line in await client.journal(run):
+                for record in line.records:
+                    due = record.get("due")
+                    if record.get("t") == "timer" and isinstance(due, float):
+                        late.append(self._ended[run] + offset - due)
+        if len(late) < len(chosen):
+            raise Unverified(f"{len(late)} timers in the journals of {len(chosen)} runs")
+        return figures_of(late, 0.0)
+
+    async def _generate(self, client: Client, given: Given) -> Figures:
+        """Finished runs up to the number `count`: copies of one that an engine has finished, under other ids."""
+        transport, names = self._transport, self._names
+        assert transport is not None
+        model = next(iter(self._ended))
+        journal = await transport.last(names.runs_stream(0), names.journal(model))
+        row = names.index("completed", given.name, model)
+        index = await transport.last(names.index_stream, row)
+        if journal is None or index is None:
+            raise Unverified(f"run {model} has no journal or no index row")
+        number = self._generated
+
+        async def writer() -> None:
+            nonlocal number
+            while number < given.count:
+                mine, number = f"generated-{number}", number + 1
+                await transport.append(
+                    names.journal(mine), journal.data, headers=_own(journal), ttl=RETENTION
+                )
+                await transport.append(names.index("completed", given.name, mine), index.data, ttl=RETENTION)
+
+        began = now()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WRITERS):
+                group.create_task(writer())
+        self._generated = given.count
+        state = await transport.stream_state(names.runs_stream(0))
+        stored = state.messages if state is not None else 0
+        if stored != given.count + len(self._started):
+            raise Unverified(f"{stored} journals are stored, expected {given.count + len(self._started)}")
+        return Figures(count=given.count, seconds=now() - began)
+
+    async def _pace(self, client: Client, given: Given) -> Figures:
+        """Seconds that the journal of `name` took for its first, its middle and its last `count` completed steps."""
+        times = [
+            line.at
+            for line in await client.journal(given.name)
+            for record in line.records
+            if record.get("t") == "completed"
+        ]
+        if len(times) != given.steps:
+            raise Unverified(f"run {given.name} completed {len(times)} steps, expected {given.steps}")
+        width, middle = given.count, len(times) // 2
+        return Figures(
+            more={
+                "first": times[width] - times[0],
+                "middle": times[middle + width] - times[middle],
+                "last": times[-1] - times[-1 - width],
+            }
+        )
 
     async def _one(self, client: Client, given: Given) -> Figures:
         """`count` runs of `name`, one after the other, each waited for with `result`."""
@@ -213,8 +322,13 @@ class Runs:
         return figures_of(latencies, now() - began)
 
     async def _send(self, client: Client, given: Given) -> Figures:
-        """To each of `count` waiting runs a message, one after the other: from the send to the run's end."""
+        """To each of `count` waiting runs a message, one after the other: from the send to the run's end.
+
+        What `register` left waiting gets one first, uncounted.
+        """
         latencies: list[float] = []
+        await client.message(f"{given.name}-first", "word")
+        await self._end_of(f"{given.name}-first")
         began = now()
         for number in range(given.count):
             run = f"{given.name}-{number}"
@@ -232,7 +346,10 @@ class Runs:
         """
         transport = self._transport
         assert transport is not None
-        ends = await read_ends(transport, self._names)
+        if self._generated:
+            ends = {run: await self._end_in_journal(client, run) for run in self._started}
+        else:
+            ends = await read_ends(transport, self._names)
         wrong = [run for run in self._started if ends.get(run) != ["completed"]]
         if wrong:
             found = Counter(" ".join(ends.get(run, ["no end"])) for run in wrong)
@@ -253,6 +370,14 @@ class Runs:
         await self._quiet(transport)
         return Figures(count=len(self._started))
 
+    async def _end_in_journal(self, client: Client, run: str) -> list[str]:
+        return [
+            str(record.get("status"))
+            for line in await client.journal(run)
+            for record in line.records
+            if record.get("t") == "finished"
+        ]
+
     async def _quiet(self, transport: Transport) -> None:
         stream, deadline = self._names.mailbox_stream(0), now() + QUIET_SECONDS
         while True:
@@ -263,6 +388,11 @@ class Runs:
             if now() > deadline:
                 raise Unverified(f"{left} messages are left in {stream}")
             await asyncio.sleep(0.05)
+
+
+def _own(stored: Stored) -> dict[str, str]:
+    """The headers that an engine gave it; the server's own are not repeated."""
+    return {name: value for name, value in stored.headers.items() if name in (H_NONCE, H_VERSION)}
 
 
 async def read_ends(transport: Transport, names: Names) -> dict[str, list[str]]:
