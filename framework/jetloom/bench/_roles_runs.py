@@ -43,7 +43,7 @@ WORKFLOWS: dict[str, Callable[[Given], Definition]] = {
     "slow": lambda _: chain(3, "bench.slow", "slow"),
     "fanout": lambda given: fanout(given.steps, "fanout"),
     "sleep": lambda given: sleeper(given.seconds, "sleep"),
-    "spread": lambda _: sleeper("${input.seconds}", "spread"),
+    "spread": lambda _: sleeper("input.seconds", "spread"),
     "waiter": lambda _: waiter(),
 }
 
