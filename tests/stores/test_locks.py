@@ -66,6 +66,8 @@ def test_a_lock_is_held_and_free_again(run_on: Runner) -> None:
             assert [each.name for each in await list_locks(transport, world.names)] == ["invoice 17"]
         assert await find_lock(transport, world.names, "invoice 17") is None
         assert await list_locks(transport, world.names) == []
+        with pytest.raises(LockLost, match="its block has ended"):
+            lock.check()
         async with locks.hold("invoice 17") as again:
             assert again.fence > lock.fence
         await ended([locks])
@@ -112,8 +114,12 @@ def test_waiting_ends_with_who_holds_it(run_on: Runner) -> None:
             back = from_info(refused.value.to_info())
             assert isinstance(back, LockTimeout)
             assert (back.owner, back.code) == ("p0", "lock.timeout")
-        async with theirs.hold("a", timeout=5):
+        again = theirs.hold("a", timeout=5)
+        async with again:
             pass
+        async with again:
+            with pytest.raises(LockHeld):
+                await again.__aenter__()
         await ended([mine, theirs])
 
     run_on(scenario)

@@ -266,7 +266,7 @@ class LockQueue:
                 self._slot = min(SLOT_MAX, self._slot * 2)
             return
         self._unresolved.clear()
-        self._slot = max(SLOT_MIN, self._slot * 0.9)
+        self._slot = max(SLOT_MIN, self._slot * 0.95)
         self._note(stored)
         # Without a follow nobody tells what becomes of it.
         self._known = self._follow is not None

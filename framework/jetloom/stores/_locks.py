@@ -30,12 +30,13 @@ _logger = get_logger("locks")
 TTL_SECONDS = 30.0
 """Of a lock by default: how long a crashed holder blocks the others. Above a server's restart and a leader's change."""
 
-type LossReason = Literal["taken", "unproven", "stopped"]
+type LossReason = Literal["taken", "unproven", "stopped", "ended"]
 
 _LOSSES: dict[LossReason, str] = {
     "taken": "the bucket has another holder, or none",
     "unproven": "no renewal succeeded in time: the server was away, or this process stood still",
     "stopped": "this process is stopping",
+    "ended": "its block has ended",
 }
 
 _holding: ContextVar[tuple[_Hold, ...]] = ContextVar("jetloom_locks", default=())
@@ -226,32 +227,37 @@ class _Hold(AbstractAsyncContextManager[Lock]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lock, lease, locks = self._lock, self._lease, self._locks
-        if lock is None or lease is None or self._task is None:
+        lock, lease, task, locks = self._lock, self._lease, self._task, self._locks
+        if lock is None or lease is None or task is None:
             return
         if self._reason is None and lock.lost:
             # The block ended before anything could tell it, as after a freeze.
             self._reason = "unproven"
-        self._active = False
-        _holding.set(tuple(other for other in _holding.get() if other is not self))
+        reason = self._reason
+        ours = self._end(task)
+        if isinstance(error, GeneratorExit):
+            # The loop is gone and the coroutine is being closed: nothing can be sent any more, the lock expires.
+            return
+        locks.left(self, locks.clock.monotonic() - self._began, reason)
+        lock.lose(reason or "ended")
+        if reason != "taken":
+            freeing = locks.tasks.spawn(self._free(lease))
+            if reason is None:
+                await asyncio.shield(freeing)
+        if reason is not None and (error is None or (ours and isinstance(error, asyncio.CancelledError))):
+            raise lock.loss() from error
+
+    def _end(self, task: asyncio.Task[object]) -> bool:
+        """Nothing tells the block any more; whether it was cancelled by us, and by nobody else."""
+        ours = self._cancelling is not None and task.uncancel() <= self._cancelling
         if self._timer is not None:
             self._timer.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
-        if isinstance(error, GeneratorExit):
-            # The loop is gone and the coroutine is being closed: nothing can be sent any more, the lock expires.
-            return
-        ours = self._cancelling is not None and self._task.uncancel() <= self._cancelling
-        locks.left(self, locks.clock.monotonic() - self._began, self._reason)
-        if self._reason != "taken":
-            freeing = locks.tasks.spawn(self._free(lease))
-            if self._reason is None:
-                await asyncio.shield(freeing)
-        if self._reason is None:
-            return
-        if error is None or (ours and isinstance(error, asyncio.CancelledError)):
-            lock.lose(self._reason)
-            raise lock.loss() from error
+        _holding.set(tuple(other for other in _holding.get() if other is not self))
+        # The same object may be entered again.
+        self._active, self._task, self._reason, self._cancelling, self._keeper = False, None, None, None, None
+        return ours
 
     async def _free(self, lease: Lease) -> None:
         if not await self._locks.store.release(lease):
