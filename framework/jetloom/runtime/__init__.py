@@ -18,7 +18,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._health import CheckResult, Health
 from ._module import Module, Undo, background, endpoint, every, health, on, step
 from ._ports import (
     EndedStatus,
@@ -45,7 +44,11 @@ from ._registry import (
 )
 
 if TYPE_CHECKING:
+    from ..schedules import Tick
     from ._declare import describe
+    from ._every import ScheduleHandler, TickSubscription
+    from ._every_store import Schedules, ScheduleState, ScheduleView
+    from ._health import CheckResult, Health
     from ._host import DrainReport, Host
     from ._live import read_live_config
     from ._plan import Plan, make_plan
@@ -63,11 +66,17 @@ __all__ = [
     "RunSummary",
     "RunView",
     "Runtime",
+    "ScheduleHandler",
+    "ScheduleState",
+    "ScheduleView",
+    "Schedules",
     "Started",
     "StepContext",
     "StepFunction",
     "StepHandler",
     "StepView",
+    "Tick",
+    "TickSubscription",
     "Undo",
     "Workflows",
     "background",
@@ -91,10 +100,18 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Tick": "..schedules",
+    "CheckResult": "._health",
     "DrainReport": "._host",
+    "Health": "._health",
     "Host": "._host",
     "Plan": "._plan",
     "Runtime": "._runtime",
+    "ScheduleHandler": "._every",
+    "ScheduleState": "._every_store",
+    "ScheduleView": "._every_store",
+    "Schedules": "._every_store",
+    "TickSubscription": "._every",
     "describe": "._declare",
     "make_plan": "._plan",
     "read_live_config": "._live",

@@ -147,6 +147,28 @@ METRICS: tuple[MetricSpec, ...] = (
         ("module", "handler"),
     ),
     MetricSpec("jetloom_handling_events", "gauge", "Events being handled now.", ("module", "handler")),
+    # schedules
+    MetricSpec(
+        "jetloom_ticks_handled_total", "counter", "Scheduled calls that ended well.", ("module", "handler")
+    ),
+    MetricSpec(
+        "jetloom_ticks_retried_total",
+        "counter",
+        "Scheduled calls given back for a later try.",
+        ("module", "handler"),
+    ),
+    MetricSpec(
+        "jetloom_ticks_missed_total", "counter", "Instants that were passed over.", ("module", "handler")
+    ),
+    MetricSpec(
+        "jetloom_tick_duration_seconds", "histogram", "One try of a scheduled call.", ("module", "handler")
+    ),
+    MetricSpec(
+        "jetloom_tick_lateness_seconds",
+        "histogram",
+        "From a schedule's instant to the call for it.",
+        ("module", "handler"),
+    ),
     # requests
     MetricSpec(
         "jetloom_requests_total",
