@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter
 
-from . import _call, _config, _doctor, _events, _locks, _modules, _runs, _serve, _validate, _workflows
+from . import (
+    _asyncapi,
+    _call,
+    _config,
+    _doctor,
+    _events,
+    _locks,
+    _modules,
+    _runs,
+    _serve,
+    _validate,
+    _workflows,
+)
 from ._emit import print_error
 from ._exit import BAD_INPUT, FAILED, INTERRUPTED, OK, exit_code, hint_for
 
@@ -62,6 +74,7 @@ def build_app() -> App:
     app.command(_modules.app)
     app.command(_call.call)
     app.command(_config.app)
+    app.command(_asyncapi.asyncapi)
     app.command(_locks.app)
     app.command(_doctor.doctor)
     # Beside the command line, and loaded by its name only when it is asked for.
