@@ -20,7 +20,7 @@ from jetloom.telemetry import Metrics
 from jetloom.testing import VirtualClock, VirtualLoop, run_virtual
 from jetloom.transport import EmbeddedServer, MemoryServer, MemoryTransport, Transport, connect
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """How long a condition may take: far above what either server needs, so that a slow machine fails nothing."""
 
 _numbers = itertools.count(1)

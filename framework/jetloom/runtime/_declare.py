@@ -7,12 +7,13 @@ from typing import cast
 
 import msgspec
 
-from ..bus import Event, EventHandler, PayloadDecoder, check_event_handler
+from ..bus import Event, EventHandler, PayloadDecoder, Retry, check_event_handler
 from ..errors import InvalidInput, NameInvalid, TaskFailed
 from ..messages import Names, check_handler, encode
 from ..rpc import Endpoint, EndpointSpec
 from ..telemetry import current, use
 from ..types import JSON
+from ._every import ScheduleHandler, schedule_handler
 from ._health import HealthCheck, one_at_a_time, passing
 from ._module import (
     BackgroundMark,
@@ -46,6 +47,7 @@ class Declared(msgspec.Struct):
     endpoints: list[Endpoint] = []
     steps: list[StepHandler] = []
     undos: dict[str, str] = {}
+    every: list[ScheduleHandler] = []
     health: list[HealthCheck] = []
     background: list[BackgroundTask] = []
     problems: list[str] = []
@@ -72,6 +74,7 @@ def declared_by(module: Module, names: Names) -> Declared:
         ("event handler", [each.name for each in declared.events]),
         ("endpoint", [each.name for each in declared.endpoints]),
         ("step", [each.name for each in declared.steps]),
+        ("schedule", [each.name for each in declared.every]),
         ("health check", [each.name for each in declared.health]),
         ("background task", [each.name for each in declared.background]),
     ):
@@ -140,7 +143,8 @@ def _declare(
             if mark.undo is not None:
                 declared.undos[mark.name] = check_handler(mark.undo)
         case EveryMark():
-            raise Wrong(f"{signature.where}: not served yet")
+            _token(mark.name, "schedule")
+            declared.every.append(schedule_handler(module.id, mark, signature, method))
         case HealthMark():
             signature.nothing("a health check")
             check = passing(signature.body(method if signature.is_async else one_at_a_time(method)))
@@ -216,7 +220,7 @@ def _event_handler(
         batch_wait=mark.batch_wait,
         dedupe=mark.dedupe,
         timeout=mark.timeout,
-        retry=mark.retry,
+        retry=mark.retry or Retry(),
         concurrency=mark.concurrency,
         ack_wait=mark.ack_wait,
         schema=schema_of(payload),

@@ -22,6 +22,7 @@ from ..transport import Subscription, Transport
 from ..types import Actor, ActorKind
 from ._background import BackgroundTasks
 from ._declare import Declared, describe
+from ._every import TickSubscription
 from ._health import CheckResult, Health, HealthChecks
 from ._live import config_asset, watch_live_config
 from ._metadata import INTERNAL, metadata_of
@@ -99,6 +100,7 @@ class Host:
         self._up: list[Module] = []
         self._services: list[MicroService] = []
         self._subscriptions: list[EventSubscription[object]] = []
+        self._ticks: list[TickSubscription] = []
         self._config_watch: Subscription | None = None
         self._instance = clock.token()[:12]
         self._locks = self._make_locks()
@@ -166,12 +168,15 @@ class Host:
         for subscription in self._subscriptions:
             handler = subscription.handler
             draining[f"{handler.module}.{handler.name}"] = subscription.drain(left)
+        for ticks in self._ticks:
+            draining[f"schedule {ticks.handler.module}.{ticks.handler.name}"] = ticks.drain(left)
         counts, given_back = await asyncio.gather(
             asyncio.gather(*draining.values()),
             asyncio.gather(*(bus.drain(left) for bus in self._buses.values())),
         )
         self._services.clear()
         self._subscriptions.clear()
+        self._ticks.clear()
         handed_back = {name: count for name, count in zip(draining, counts, strict=True) if count}
         for each in given_back:
             handed_back.update(each)
@@ -262,6 +267,18 @@ class Host:
                     )
                 )
 
+            self._ticks.extend(
+                TickSubscription(
+                    schedule,
+                    self._transport,
+                    self.names,
+                    self._clock,
+                    self.metrics,
+                    replicas=self._settings.replicas,
+                )
+                for schedule in declared.every
+            )
+
     def _replay_endpoint(self, module: Module, declared: Declared) -> Endpoint:
         """Handles dead letters of the module again, also of handlers that it subscribed itself."""
         desk = ReplayDesk(module.id, declared.events, self._transport, self.names, self._clock, self.metrics)
@@ -351,6 +368,8 @@ class Host:
             await service.start()
         for subscription in self._subscriptions:
             await subscription.start()
+        for ticks in self._ticks:
+            await ticks.start()
 
     async def _say_ready(self) -> None:
         failures: list[tuple[str, Exception]] = []

@@ -30,6 +30,20 @@ def metadata_of(module: Module, declared: Declared, namespace: str) -> dict[str,
         {"name": each.name, **({"undo": declared.undos[each.name]} if each.name in declared.undos else {})}
         for each in declared.steps
     ]
-    lists: dict[str, object] = {EVENTS: events, STEPS: steps, DEPENDS_ON: list(module.depends_on)}
+    schedules = [
+        {
+            "name": each.name,
+            "spec": each.schedule.spec,
+            "tz": each.schedule.tz,
+            "missed": each.missed,
+        }
+        for each in declared.every
+    ]
+    lists: dict[str, object] = {
+        EVENTS: events,
+        STEPS: steps,
+        SCHEDULES: schedules,
+        DEPENDS_ON: list(module.depends_on),
+    }
     texts = {name: msgspec.json.encode(value).decode() for name, value in lists.items() if value}
     return {"namespace": namespace, **texts}

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
-from ..bus import Mode, Retry, Start
 from ..types import Duration, seconds
 
 if TYPE_CHECKING:
+    # The bus takes 0.1 s to import; who only declares a module does not pay for it.
+    from ..bus import Mode, Retry, Start
     from ._runtime import Runtime
 
 MARK = "__jetloom__"
 """The attribute under which a decorated function keeps its declarations."""
 
-RETRY = Retry()
 NO_METADATA: Mapping[str, str] = {}
 
 type Missed = Literal["skip", "once", "all"]
@@ -77,7 +77,7 @@ class OnMark(msgspec.Struct, frozen=True, kw_only=True):
     batch_wait: float
     dedupe: float
     timeout: float | None
-    retry: Retry
+    retry: Retry | None
     concurrency: int
     ack_wait: float
 
@@ -104,7 +104,7 @@ class EveryMark(msgspec.Struct, frozen=True, kw_only=True):
     missed: Missed
     missed_max: int
     timeout: float | None
-    retry: Retry
+    retry: Retry | None
 
 
 class HealthMark(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +134,7 @@ def on[F: Callable[..., object]](
     batch_wait: Duration = 1.0,
     dedupe: Duration = 0.0,
     timeout: Duration | None = None,
-    retry: Retry = RETRY,
+    retry: Retry | None = None,
     concurrency: int = 16,
     ack_wait: Duration = 30.0,
 ) -> Callable[[F], F]:
@@ -151,7 +151,8 @@ def on[F: Callable[..., object]](
     - `dedupe`: an event whose id was handled within that time is passed over, whatever published it again.
     - `concurrency` events are handled at once (calls, with `batch`). `timeout` ends one call.
 
-    An error is retried as `retry` says unless it is terminal; then the event goes to the dead letters.
+    An error is retried as `retry` says (without one 5 times, as `Retry()` does) unless it is terminal; then the event
+    goes to the dead letters.
     """
     return _marker(
         lambda function: OnMark(
@@ -207,7 +208,7 @@ def every[F: Callable[..., object]](
     missed: Missed = "once",
     missed_max: int = 100,
     timeout: Duration | None = None,
-    retry: Retry = RETRY,
+    retry: Retry | None = None,
 ) -> Callable[[F], F]:
     """Calls the method at the times of a cron line (`*/5 * * * *`, seconds as a sixth field in front) or of an interval
     (`30s`, `timedelta(minutes=5)`), once over all replicas of the module.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from ..errors import ErrorInfo
-from ..messages import ActionVerb
 from ..types import JSON, Actor, RunStatus, StepStatus
 
 if TYPE_CHECKING:
+    from ..messages import ActionVerb
     from ..workflows import Definition
 
 
