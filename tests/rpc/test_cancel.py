@@ -125,3 +125,27 @@ def test_deadlines_of_many_requests() -> None:
             assert "request.timeout" in service.stats["held"].last_error
 
     run_on_twin(scenario)
+
+
+def test_a_cancellation_right_behind_the_request(run_on: Runner) -> None:
+    """It ends work that has not begun, and an id that is used twice by mistake ends the later one only."""
+
+    async def scenario(world: World) -> None:
+        gate = Gate()
+        async with serving(world, endpoint(world, "held", gate.wait)) as service:
+            plain = await world.connect()
+            subject, headers = world.names.rpc("shop", "held"), {"Jetloom-Request-Id": "mine-1"}
+            await plain.publish(subject, b"1", headers=headers)
+            await plain.publish("$SRV.CANCEL.shop", b"mine-1")
+            await until(lambda: service.stats["held"].num_requests == 1, "it has ended")
+            assert gate.running == 0
+            assert service.stats["held"].data == {"running": 0, "limit": 100}
+            for number in (b"1", b"2"):
+                await plain.publish(subject, number, headers=headers)
+            await until(lambda: gate.running == 2, "both are being handled")
+            await plain.publish("$SRV.CANCEL.shop", b"mine-1")
+            await until(lambda: gate.running == 1, "one was cancelled")
+            gate.opened.set()
+            await until(lambda: service.stats["held"].num_requests == 3, "all have ended")
+
+    run_on(scenario)

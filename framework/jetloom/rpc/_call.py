@@ -115,7 +115,9 @@ class Rpc:
             reply = await request.answer(seconds(timeout))
             if H_PART in reply.headers:
                 await request.cancel()
-                raise InvalidInput(f"{subject} answers in parts: read it with rpc.stream, or jetloom call --stream")
+                raise InvalidInput(
+                    f"{subject} answers in parts: read it with rpc.stream, or jetloom call --stream"
+                )
             return _decoded(subject, reply.data, type)
         except JetloomError as error:
             outcome = error.to_info().code

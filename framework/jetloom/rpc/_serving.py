@@ -68,25 +68,28 @@ class EndpointStats(msgspec.Struct):
 
 
 class _ReaderGone(Exception):
-    """Nobody takes the parts any more."""
+    """Nobody waits for the answer, or takes its parts, any more."""
 
 
 class Work:
     """A request that is being handled: its task, its deadline (the loop's time), and why it was cancelled."""
 
-    __slots__ = ("due", "ended", "seconds", "task")
+    __slots__ = ("due", "ended", "returned", "seconds", "task")
 
-    def __init__(self, task: asyncio.Task[object] | None) -> None:
-        self.task = task
+    def __init__(self) -> None:
+        self.task: asyncio.Task[object] | None = None
+        """None until it has begun: a task that is cancelled before would never count its end."""
         self.due = 0.0
         self.seconds = 0.0
         self.ended: Literal["", "deadline", "caller"] = ""
+        self.returned = False
 
     def end(self, why: Literal["deadline", "caller"]) -> None:
         """Cancels the work, once; nothing when its function has returned already."""
-        if not self.ended and self.task is not None:
+        if not self.ended and not self.returned:
             self.ended = why
-            self.task.cancel(why)
+            if self.task is not None:
+                self.task.cancel(why)
 
 
 class Deadlines:
@@ -111,7 +114,7 @@ class Deadlines:
 
     def drop(self, work: Work) -> None:
         """The work's function has returned: nothing cancels the answer."""
-        work.task = None
+        work.returned = True
         self._works.discard(work)
 
     def stop(self) -> None:
@@ -174,7 +177,12 @@ class EndpointServer:
             self._refuse(request, Busy(f"{self._service}.{self.endpoint.name}", self.endpoint.concurrency))
         else:
             self.running += 1
-            self._tasks.spawn(self._serve(request))
+            work = Work()
+            key = request.headers.get(H_REQUEST_ID, "") if request.headers else ""
+            if key and len(key) <= REQUEST_ID_CHARACTERS_MAX:
+                # At once: the cancellation may already be the next message.
+                self._cancellable[key] = work
+            self._tasks.spawn(self._serve(request, work, key))
 
     def snapshot(self) -> EndpointStats:
         """The figures, as `$SRV.STATS` answers them."""
@@ -193,16 +201,15 @@ class EndpointServer:
         finally:
             self._refusing -= 1
 
-    async def _serve(self, request: Incoming) -> None:
-        work = Work(asyncio.current_task())
-        key = request.headers.get(H_REQUEST_ID, "")
-        if key and len(key) <= REQUEST_ID_CHARACTERS_MAX:
-            self._cancellable[key] = work
+    async def _serve(self, request: Incoming, work: Work, key: str) -> None:
+        work.task = asyncio.current_task()
         self._active.inc()
         began = self._clock.monotonic()
         failed: BaseException | None = None
         to = request.headers.get(H_PARTS, request.reply) if self.endpoint.parts else request.reply
         try:
+            if work.ended:
+                raise _ReaderGone
             data = await self._run(request, work, to)
             if data is not None:
                 await self._reply(to, data, PLAIN)
@@ -218,8 +225,8 @@ class EndpointServer:
                 _logger.error("endpoint failed", extra=self._labels, exc_info=error)
             await self._reply(to, *error_reply(error))
         finally:
-            if key:
-                self._cancellable.pop(key, None)
+            if key and self._cancellable.get(key) is work:
+                del self._cancellable[key]
             self.running -= 1
             self._active.dec()
             self._count(self._clock.monotonic() - began, failed)
