@@ -40,7 +40,7 @@ sim-planted: setup ## every planted bug must be found
 	$(PY) -m tests.simulation --planted
 
 chaos: setup ## real processes, real signals
-	$(PY) -m pytest tests/chaos $(ARGS)
+	CHAOS_SECTIONS=10000 $(PY) -m pytest tests/chaos $(ARGS)
 
 bench: setup ## the benchmark's workloads; WORKLOAD=... for one
 	$(PY) -m jetloom.bench $(WORKLOAD)
