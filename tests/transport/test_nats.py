@@ -9,6 +9,7 @@ import pytest
 
 from jetloom.errors import Disconnected, NameInvalid, OutcomeUnknown, PayloadTooLarge, Refused
 from jetloom.transport import EmbeddedServer, NatsTransport, Stored, StreamAsset, connect
+from jetloom.transport._fastpath import FastLink
 
 WAIT_SECONDS = 15.0
 
@@ -92,21 +93,22 @@ async def test_waiting_is_cancellable(transport: NatsTransport) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await transport.request("mute", b"", timeout=30)
-    assert transport._answers == {}
+    assert transport.link.answers.waiting == {}
     await mute.stop()
 
 
 async def test_nothing_is_sent_after_a_loss(transport: NatsTransport) -> None:
     """A sender that waits for room when the connection is lost fails, instead of sending after it."""
     link = transport.link
-    link._pending_data_size = 1 << 30
+    assert isinstance(link, FastLink)
+    link._out_bytes = 1 << 30
     sending = asyncio.ensure_future(transport.publish("crowded", b"x"))
     await asyncio.sleep(0)
     status, link._status = link._status, link.RECONNECTING
-    link.discard()
+    link.lose()
     with pytest.raises(Disconnected):
         await sending
-    assert link._pending == []
+    assert (link._out, link._pending) == ([], [])
     link._status = status
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from ..errors import ConditionFailed, JetloomError, OutcomeUnknown, Refused, RequestTimeout
+from ..errors import ConditionFailed, Disconnected, JetloomError, OutcomeUnknown, Refused, RequestTimeout
+from ._link import NoAnswer
 from ._port import Stored
 from ._wire import ApiError, Head, seconds_of
 
@@ -18,21 +17,14 @@ resources.
 class Collector:
     """The answers of a batched read, up to its end."""
 
-    def __init__(self, done: asyncio.Future[list[tuple[Head, bytes]]]) -> None:
+    def __init__(self) -> None:
         self.parts: list[tuple[Head, bytes]] = []
-        self.more = False
-        self.done = done
 
-    def __call__(self, head: Head, data: bytes) -> None:
-        if self.done.done():
-            return
-        if head.status in (204, 404):
-            self.more = head.headers.get("Nats-Num-Pending", "0") != "0"
-            self.done.set_result(self.parts)
-        elif head.status:
-            self.done.set_exception(RequestTimeout(f"a read ({head.description})", 0.0))
-        else:
-            self.parts.append((head, data))
+    def __call__(self, head: Head, data: bytes) -> bool:
+        if head.status:
+            return True
+        self.parts.append((head, data))
+        return False
 
 
 def stored_of(head: Head, data: bytes) -> Stored:
@@ -52,3 +44,18 @@ def write_error(subject: str, expected: int | None, error: ApiError) -> JetloomE
     if error.err_code in NO_VERDICT or error.code in (429, 503):
         return OutcomeUnknown(subject, f"{error.description} ({error.err_code})")
     return Refused(f"a message on {subject}", error.err_code, error.description)
+
+
+def unanswered_write(subject: str, timeout: float, missing: NoAnswer) -> JetloomError:
+    """What a write without an answer comes to. What permissions forbid was not taken, which is a verdict."""
+    if missing.reason == "denied":
+        return Refused(f"a message on {subject}", 0, str(missing))
+    return OutcomeUnknown(
+        subject, "disconnected" if missing.reason == "gone" else f"no answer within {timeout:g} s"
+    )
+
+
+def unanswered_question(subject: str, timeout: float, missing: NoAnswer) -> JetloomError:
+    if missing.reason == "gone":
+        return Disconnected(subject)
+    return RequestTimeout(f"{subject} ({missing})" if missing.reason == "denied" else subject, timeout)

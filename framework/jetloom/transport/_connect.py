@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+from nats.aio.client import Client
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import ConfigInvalid, NatsUnavailable, ServerTooOld
 from ._beater import ThreadBeater
-from ._link import Link
+from ._fastpath import FastLink
+from ._link import GuardedClient, Link
 from ._nats import NatsTransport
+from ._plain import PlainLink
 from ._port import Beater, ServerInfo
+from ._wire import denied_subject
 
 logger = logging.getLogger("jetloom.transport")
 
@@ -28,6 +32,8 @@ CONNECT_SECONDS = 3.0
 RECONNECT_SECONDS = 0.25
 PING_SECONDS = 10
 URL_DEFAULT = "nats://127.0.0.1:4222"
+HOT_PATH_VARIABLE = "JETLOOM_HOT_PATH"
+_ON_OFF = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
 async def connect(
@@ -39,14 +45,19 @@ async def connect(
     context: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
     timeout: float = CONNECT_SECONDS,
+    hot_path: bool | None = None,
 ) -> NatsTransport:
     """A connection. What is not given comes from NATS_URL, NATS_CREDS, NATS_NKEY and NATS_CONTEXT.
+
+    `hot_path`: False sends and receives through nats-py's public interface instead of jetloom's own reading and
+    writing on its connection; None: as JETLOOM_HOT_PATH says (`on`, `off`), which is on.
 
     Raises `NatsUnavailable` within `timeout` seconds, `ServerTooOld`, `ConfigInvalid`.
     """
     where = _resolve(url, creds, nkey, context)
+    hot = _hot_path() if hot_path is None else hot_path
     holder: list[NatsTransport] = []
-    link = await _open(where, name, timeout, holder)
+    link = await _open(where, name, timeout, holder, hot)
     info = _server_info(link, where.url)
     try:
         check_version(info.version)
@@ -56,13 +67,20 @@ async def connect(
         raise
 
     async def open_beater() -> Beater:
-        beater = ThreadBeater(lambda: _open(where, f"{name}-beats", timeout, []))
+        beater = ThreadBeater(lambda: _open(where, f"{name}-beats", timeout, [], hot))
         await beater.start()
         return beater
 
     transport = NatsTransport(link, info, clock, open_beater)
     holder.append(transport)
     return transport
+
+
+def _hot_path() -> bool:
+    said = os.environ.get(HOT_PATH_VARIABLE, "on").strip().lower()
+    if said not in _ON_OFF:
+        raise ConfigInvalid([f"{HOT_PATH_VARIABLE}: {said!r} is neither `on` nor `off`"])
+    return _ON_OFF[said]
 
 
 def check_version(found: str) -> None:
@@ -112,24 +130,36 @@ def _context(name: str) -> Where:
     )
 
 
-async def _open(where: Where, name: str, timeout: float, holder: list[NatsTransport]) -> Link:
-    link, last = Link(), ["no answer"]
+async def _open(
+    where: Where, name: str, timeout: float, holder: list[NatsTransport], hot: bool
+) -> FastLink | PlainLink:
+    last = ["no answer"]
+    client: Client
+    if hot:
+        link = client = FastLink()
+    else:
+        client = GuardedClient()
+        link = PlainLink(client)
 
     async def on_error(error: Exception) -> None:
         last[0] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         logger.debug("connection", extra={"error": last[0]})
+        if not hot and (subject := denied_subject(str(error))):
+            # The hot path hears of it earlier, and with the subject as it was written.
+            link.answers.deny(subject, str(error))
 
     async def on_disconnect() -> None:
-        if link.closing:
-            return
-        logger.info("disconnected from NATS", extra={"url": _shown(where.url)})
-        for transport in holder:
-            await transport.lost()
+        if not link.closing:
+            logger.info("disconnected from NATS", extra={"url": _shown(where.url)})
+            link.lose()
 
     async def on_reconnect() -> None:
         logger.info("reconnected to NATS", extra={"url": _shown(where.url)})
         for transport in holder:
-            await transport.restored()
+            transport.restored(_server_info(link, where.url))
+
+    async def on_leaving() -> None:
+        logger.info("the server is about to stop and asks to leave", extra={"url": _shown(where.url)})
 
     options: dict[str, Any] = {}
     if where.creds:
@@ -142,12 +172,13 @@ async def _open(where: Where, name: str, timeout: float, holder: list[NatsTransp
         options["token"] = where.token
     try:
         async with asyncio.timeout(timeout):
-            await link.connect(
+            await client.connect(
                 servers=[part.strip() for part in where.url.split(",")],
                 name=name,
                 error_cb=on_error,
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
+                lame_duck_mode_cb=on_leaving,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=cast("int", RECONNECT_SECONDS),
                 connect_timeout=cast("int", min(2.0, timeout)),
@@ -170,7 +201,7 @@ def _shown(url: str) -> str:
 
 
 def _server_info(link: Link, url: str) -> ServerInfo:
-    known: dict[str, Any] = link._server_info  # pyright: ignore[reportPrivateUsage]
+    known = link.server_info()
     return ServerInfo(
         name=str(known.get("server_name", "")),
         version=str(known.get("version", "0.0.0")),

@@ -1,9 +1,7 @@
-"""nats-py, reached into where its own paths lose cancellation, order or messages.
+"""What the port needs of a connection, and the table of those who wait for an answer.
 
-nats-py keeps connecting, authenticating, TLS and reconnecting. What jetloom sends goes straight into its write
-buffer, and what the subscriptions of jetloom receive goes straight from its parser to a handler. What is
-reached into is pinned by `tests/transport` and `tests/conformance`: `_pending`, `_pending_data_size`, `_flush_queue`,
-`_subs`, `_sid`, `_process_msg`, `_process_err`, `_process_op_err`.
+Two implementations: `FastLink` rides on nats-py's connection, `PlainLink` uses nats-py's public interface only. What
+both share stands here: who waits, until when, and how waiting ends.
 """
 
 from __future__ import annotations
@@ -11,94 +9,194 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
+from typing import Any, Literal, Protocol
 
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
-from ._wire import check_subject, publish_command
+from ._wire import Head
 
 logger = logging.getLogger("jetloom.transport")
 
 PENDING_BYTES_MAX = 8 * 1024 * 1024
-"""Written but not sent: above it senders wait."""
+"""Queued and not handed to the socket: above it senders wait. A socket that takes nothing holds as much again."""
 
-type Received = Callable[[str, str, bytes, bytes], None]
-"""subject, reply, header block, data"""
+ADMITTED_AT_ONCE = 256
+"""Waiting senders let in per turn of the loop: so that thousands do not run at once only to wait again."""
+
+SWEEP_SECONDS = 0.02
+"""How late a deadline may be noticed: one sweep of the table serves all that fall due within it."""
+
+type Received = Callable[[str, str, Head, bytes], None]
+"""subject, reply, head, data"""
+
+type Collect = Callable[[Head, bytes], bool]
+"""Takes one part of an answer; True when it was the last."""
+
+type Waiting = tuple[asyncio.Future[tuple[Head, bytes]], float, str, Collect | None]
+"""the caller's future, its deadline in the loop's time, the subject asked, where the parts of the answer go"""
 
 
-class Link(Client):
-    """One connection, with direct dispatch and synchronous writes."""
+class NoAnswer(Exception):
+    """Why a call ended without an answer.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.received: dict[int, Received] = {}
-        self.closing = False
-        """Whether the connection is being closed on purpose."""
+    `late`: not within its time. `gone`: the connection is down. `denied`: the server's permissions forbid it, and it
+    was not taken.
+    """
+
+    def __init__(self, reason: Literal["late", "gone", "denied"], detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class Link(Protocol):
+    """One connection, as the port's implementation sees it."""
+
+    closing: bool
+    """Whether the connection is being closed on purpose."""
+
+    on_lost: Callable[[], None]
+    """Called once, at once, when the connection is lost: unanswered calls have failed by then."""
+
+    answers: Answers
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    def server_info(self) -> dict[str, Any]:
+        """What the server said of itself when it was last connected to."""
+        ...
+
+    def expect_answers(self, inbox: str) -> None:
+        """Listens on `<inbox>.*`; before the first `ask`."""
+        ...
+
+    def send(self, subject: str, reply: str, block: bytes, data: bytes) -> None:
+        """Queues a message, in order; never waits. Raises `NameInvalid`."""
+        ...
+
+    async def room(self) -> None:
+        """Waits while too much is queued. Raises `NoAnswer` when the connection is down, or is lost meanwhile."""
+        ...
+
+    async def ask(
+        self, subject: str, block: bytes, data: bytes, timeout: float, collect: Collect | None = None
+    ) -> tuple[Head, bytes]:
+        """Sends with a reply subject of its own, and waits: for the answer, or the last part of it.
+
+        Raises `NoAnswer`, `NameInvalid`. A cancelled caller leaves nothing behind.
+        """
+        ...
+
+    async def barrier(self, timeout: float) -> None:
+        """A message to ourselves: when it is here, the server has read all that was sent before. Raises `NoAnswer`."""
+        ...
+
+    def listen(self, subject: str, received: Received, queue: str = "") -> int:
+        """Subscribes; the id. Survives reconnects."""
+        ...
+
+    def forget(self, sid: int) -> None: ...
+
+    async def close(self) -> None:
+        """Hands what is queued to the socket, and ends."""
+        ...
+
+
+class Answers:
+    """Who waits for an answer, by number.
+
+    One timer for all of them: it stands at the earliest deadline, and sweeps. A timer of its own for each call would
+    cost as much as the rest of the call.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.waiting: dict[int, Waiting] = {}
+        self.last = 0
+        self.earliest = inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(
+        self, subject: str, timeout: float, collect: Collect | None
+    ) -> tuple[int, asyncio.Future[tuple[Head, bytes]]]:
+        loop = self._loop
+        future: asyncio.Future[tuple[Head, bytes]] = loop.create_future()
+        deadline = loop.time() + timeout
+        self.last = number = self.last + 1
+        self.waiting[number] = (future, deadline, subject, collect)
+        if deadline < self.earliest:
+            self._arm(deadline)
+        return number, future
+
+    def settle(self, number: int, head: Head, data: bytes) -> None:
+        """An answer, or a part of one, has arrived; possibly for nobody."""
+        entry = self.waiting.pop(number, None)
+        if entry is None:
+            return
+        future, _, _, collect = entry
+        if collect is not None and not collect(head, data):
+            self.waiting[number] = entry
+        elif not future.done():
+            future.set_result((head, data))
+
+    def fail_all(self) -> None:
+        """The connection is gone."""
+        waiting, self.waiting = self.waiting, {}
+        self._disarm()
+        for future, _, _, _ in waiting.values():
+            if not future.done():
+                future.set_exception(NoAnswer("gone"))
+
+    def deny(self, subject: str, detail: str) -> None:
+        """The server refused what was sent on `subject`."""
+        for number in [number for number, entry in self.waiting.items() if entry[2] == subject]:
+            future = self.waiting.pop(number)[0]
+            if not future.done():
+                future.set_exception(NoAnswer("denied", detail))
+
+    def _arm(self, deadline: float) -> None:
+        self._disarm()
+        self.earliest = deadline
+        self._timer = self._loop.call_at(deadline, self._sweep)
+
+    def _disarm(self) -> None:
+        self.earliest = inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        self._timer, self.earliest = None, inf
+        due: list[int] = []
+        earliest = inf
+        for number, entry in self.waiting.items():
+            if entry[1] <= now:
+                due.append(number)
+            elif entry[1] < earliest:
+                earliest = entry[1]
+        for number in due:
+            future = self.waiting.pop(number)[0]
+            if not future.done():
+                future.set_exception(NoAnswer("late"))
+        if earliest < inf:
+            self._arm(max(earliest, now + SWEEP_SECONDS))
+
+
+def ignore() -> None:
+    """Where a loss is told to while nobody wants to know."""
+
+
+class GuardedClient(Client):
+    """nats-py, which encrypts when the server asks for it, whatever the URL says: what asks for TLS gets it or ends."""
 
     def _connect_command(self) -> bytes:
-        # nats-py encrypts when the server asks for it, whatever the URL says: refuse before credentials are sent.
+        # The last moment before credentials are sent.
         current = self._current_server
         if current is not None and current.uri.scheme == "tls" and not self._server_info.get("tls_required"):
             raise NatsError(
                 "the URL asks for TLS, and the server does not require it: its connections are in clear"
             )
         return super()._connect_command()
-
-    # -- writing
-    def write(self, command: bytes) -> None:
-        """Queues a command for the next write to the socket, in order; never waits."""
-        self._pending.append(command)
-        self._pending_data_size += len(command)
-        queue = self._flush_queue
-        if queue is not None and queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
-
-    def send(self, subject: str, reply: str, headers: bytes, data: bytes) -> None:
-        self.write(publish_command(subject, reply, headers, data))
-
-    @property
-    def crowded(self) -> bool:
-        return self._pending_data_size > PENDING_BYTES_MAX
-
-    def discard(self) -> None:
-        """Forgets what was queued: nothing decided before a disconnect is sent after it."""
-        self._pending = []
-        self._pending_data_size = 0
-
-    # -- subscriptions
-    def listen(self, subject: str, received: Received, queue: str = "") -> int:
-        """Subscribes; the id. Survives reconnects, since nats-py replays what stands in its table."""
-        check_subject(subject)
-        if queue:
-            check_subject(queue)
-        self._sid += 1
-        sid = self._sid
-        self._subs[sid] = NatsSubscription(self, sid, subject, queue=queue)
-        self.received[sid] = received
-        self.write(f"SUB {subject} {queue} {sid}\r\n".encode())
-        return sid
-
-    def forget(self, sid: int) -> None:
-        if self.received.pop(sid, None) is not None:
-            self._subs.pop(sid, None)
-            if self.is_connected:
-                self.write(f"UNSUB {sid}\r\n".encode())
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self.received.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        try:
-            handler(subject.decode(), reply.decode(), headers or b"", bytes(data))
-        except Exception:
-            # A handler's bug must not end the read loop, which would stop every other subscription too.
-            logger.exception("a message handler failed", extra={"subject": subject.decode(errors="replace")})
-
-    async def _process_err(self, err_msg: str) -> None:
-        # nats-py closes for good on most errors; whatever the server did not like, a new connection is the way on.
-        if "permissions violation" in err_msg.lower():
-            await super()._process_err(err_msg)
-            return
-        await self._process_op_err(NatsError(f"nats: {err_msg}"))

@@ -12,17 +12,23 @@ import msgspec
 from ..clock import Clock
 from ..errors import (
     Disconnected,
-    JetloomError,
     NoResponders,
     OutcomeUnknown,
     PayloadTooLarge,
     Refused,
     RequestTimeout,
 )
-from ._answers import NO_VERDICT, Collector, stored_of, write_error
+from ._answers import (
+    NO_VERDICT,
+    Collector,
+    stored_of,
+    unanswered_question,
+    unanswered_write,
+    write_error,
+)
 from ._assets import ensure_asset, list_streams, remove_asset
 from ._follow import NatsFollow
-from ._link import Link
+from ._link import Link, NoAnswer
 from ._port import (
     NO_HEADERS,
     REQUEST_SECONDS,
@@ -51,7 +57,6 @@ from ._wire import (
     decode_count,
     decode_get,
     encode_headers,
-    parse_head,
     seconds_of,
 )
 
@@ -60,15 +65,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("jetloom.transport")
 
-CROWDED_PAUSE = 0.001
-
 BATCH_BYTES_MAX = 8 << 20
 """What one batched read brings, apart from a single larger message; it is paged on from there."""
 
 BATCHES_MAX = 4
 """Batched reads open at once: together half of the 64 MiB pending at which a server cuts a client off as slow."""
-
-type Answer = Callable[[Head, bytes], None]
 
 
 class NatsTransport:
@@ -80,16 +81,17 @@ class NatsTransport:
         self._clock = clock
         self._open_beater = open_beater
         self._inbox = f"_INBOX.{clock.token()[:22]}"
-        self._next = 0
-        self._answers: dict[str, Answer] = {}
-        self._failures: dict[str, Callable[[], None]] = {}
+        self._inboxes = 0
         self._handlers: list[Callable[[bool], None]] = []
         self._pulls: list[NatsPull] = []
         self._follows: list[NatsFollow] = []
         self._replicas: dict[str, int] = {}
         self._batches = asyncio.Semaphore(BATCHES_MAX)
         self._closed = False
-        link.listen(f"{self._inbox}.*", self._on_answer)
+        self._told = True
+        """Whether the handlers were last told that the connection stands."""
+        link.expect_answers(self._inbox)
+        link.on_lost = self._lost
 
     # -- connection
     @property
@@ -112,19 +114,19 @@ class NatsTransport:
     def on_change(self, handler: Callable[[bool], None]) -> None:
         self._handlers.append(handler)
 
-    async def lost(self) -> None:
-        """The connection is gone: what was queued is discarded, every unanswered call fails."""
-        self._link.discard()
-        failures, self._failures = self._failures, {}
-        self._answers.clear()
-        for fail in failures.values():
-            fail()
+    def _lost(self) -> None:
+        """The connection is gone: what was queued is discarded, every unanswered call has failed."""
         for pull in self._pulls:
             pull.lost()
-        for handler in self._handlers:
-            handler(False)
+        if self._told and not self._closed:
+            self._told = False
+            for handler in self._handlers:
+                handler(False)
 
-    async def restored(self) -> None:
+    def restored(self, server: ServerInfo) -> None:
+        """The connection is back, perhaps to another server."""
+        self._server = server
+        self._told = True
         for pull in self._pulls:
             pull.wake()
         for follow in self._follows:
@@ -133,83 +135,22 @@ class NatsTransport:
             handler(True)
 
     def new_inbox(self) -> str:
-        self._next += 1
-        return f"{self._inbox}i.{self._next}"
+        self._inboxes += 1
+        return f"{self._inbox}i.{self._inboxes}"
 
     # -- asking
-    def _on_answer(self, subject: str, reply: str, block: bytes, data: bytes) -> None:
-        answer = self._answers.get(subject.rpartition(".")[2])
-        if answer is not None:
-            answer(parse_head(block), data)
-
-    async def _call[T](
-        self,
-        subject: str,
-        data: bytes,
-        headers: bytes,
-        timeout: float,
-        future: asyncio.Future[T],
-        answer: Answer,
-        late: Callable[[], JetloomError],
-        gone: Callable[[], JetloomError],
-    ) -> T:
-        """Sends with a reply subject of its own and waits. A cancelled caller leaves nothing behind."""
-        await self._room(gone)
-        self._next += 1
-        token = str(self._next)
-
-        def fail(make: Callable[[], JetloomError]) -> None:
-            if not future.done():
-                future.set_exception(make())
-
-        self._answers[token] = answer
-        self._failures[token] = lambda: fail(gone)
-        timer = asyncio.get_running_loop().call_later(timeout, fail, late)
+    async def _ask(self, subject: str, block: bytes, data: bytes, timeout: float) -> tuple[Head, bytes]:
+        """Raises `RequestTimeout`, `Disconnected`."""
         try:
-            self._link.send(subject, f"{self._inbox}.{token}", headers, data)
-            return await future
-        finally:
-            timer.cancel()
-            self._answers.pop(token, None)
-            self._failures.pop(token, None)
-
-    async def _room(self, gone: Callable[[], JetloomError]) -> None:
-        """Waits while too much is queued. A loss meanwhile ends it: nothing decided before is sent after."""
-        while self._link.is_connected:
-            if not self._link.crowded:
-                return
-            await asyncio.sleep(CROWDED_PAUSE)
-        raise gone()
-
-    async def _ask(
-        self,
-        subject: str,
-        data: bytes,
-        headers: bytes,
-        timeout: float,
-        late: Callable[[], JetloomError],
-        gone: Callable[[], JetloomError],
-    ) -> tuple[Head, bytes]:
-        future: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
-
-        def answer(head: Head, body: bytes) -> None:
-            if not future.done():
-                future.set_result((head, body))
-
-        return await self._call(subject, data, headers, timeout, future, answer, late, gone)
+            return await self._link.ask(subject, block, data, timeout)
+        except NoAnswer as missing:
+            raise unanswered_question(subject, timeout, missing) from None
 
     async def api(self, verb: str, body: object = None, *, timeout: float = REQUEST_SECONDS) -> bytes:
         """A question to the JetStream API. Raises `RequestTimeout`, `Disconnected`."""
         subject = f"$JS.API.{verb}"
         data = msgspec.json.encode(body) if body is not None else b""
-        head, answer = await self._ask(
-            subject,
-            data,
-            b"",
-            timeout,
-            lambda: RequestTimeout(subject, timeout),
-            lambda: Disconnected(subject),
-        )
+        head, answer = await self._ask(subject, b"", data, timeout)
         if head.status == 503:
             raise RequestTimeout(f"{subject} (no leader, or JetStream is off)", timeout)
         return answer
@@ -220,7 +161,10 @@ class NatsTransport:
     ) -> None:
         block = encode_headers(headers) if headers else b""
         self._check_size(subject, block, data)
-        await self._room(lambda: Disconnected(subject))
+        try:
+            await self._link.room()
+        except NoAnswer:
+            raise Disconnected(subject) from None
         self._link.send(subject, reply, block, data)
 
     async def request(
@@ -233,21 +177,14 @@ class NatsTransport:
     ) -> Reply:
         block = encode_headers(headers) if headers else b""
         self._check_size(subject, block, data)
-        head, answer = await self._ask(
-            subject,
-            data,
-            block,
-            timeout,
-            lambda: RequestTimeout(subject, timeout),
-            lambda: Disconnected(subject),
-        )
+        head, answer = await self._ask(subject, block, data, timeout)
         if head.status == 503:
             raise NoResponders(subject)
         return Reply(answer, head.headers)
 
     async def subscribe(self, subject: str, handler: IncomingHandler, *, queue: str = "") -> Subscription:
-        def received(found: str, reply: str, block: bytes, data: bytes) -> None:
-            handler(Incoming(found, data, parse_head(block).headers, reply))
+        def received(found: str, reply: str, head: Head, data: bytes) -> None:
+            handler(Incoming(found, data, head.headers, reply))
 
         sid = self._link.listen(subject, received, queue)
         await self.flush()
@@ -267,33 +204,21 @@ class NatsTransport:
         schedule: Schedule | None = None,
         timeout: float = REQUEST_SECONDS,
     ) -> Appended:
-        every = dict(headers)
-        if expected is not None:
-            every["Nats-Expected-Last-Subject-Sequence"] = str(expected)
-        if message_id:
-            every["Nats-Msg-Id"] = message_id
-        if ttl is not None:
-            every["Nats-TTL"] = f"{max(1, round(ttl))}s"
-        if rollup:
-            every["Nats-Rollup"] = "sub"
-        if schedule is not None:
-            every["Nats-Schedule"] = schedule.rule
-            every["Nats-Schedule-Target"] = schedule.target
-            if schedule.zone:
-                every["Nats-Schedule-Time-Zone"] = schedule.zone
-        block = encode_headers(every) if every else b""
+        if expected is None and not (message_id or rollup) and ttl is None and schedule is None:
+            block = encode_headers(headers) if headers else b""
+        else:
+            block = encode_headers(_every_header(headers, expected, message_id, ttl, rollup, schedule))
         self._check_size(subject, block, data)
-        head, body = await self._ask(
-            subject,
-            data,
-            block,
-            timeout,
-            lambda: OutcomeUnknown(subject, f"no answer within {timeout:g} s"),
-            lambda: OutcomeUnknown(subject, "disconnected"),
-        )
+        try:
+            head, body = await self._link.ask(subject, block, data, timeout)
+        except NoAnswer as missing:
+            raise unanswered_write(subject, timeout, missing) from None
         if head.status:
             raise OutcomeUnknown(subject, f"no stream answered ({head.status})")
-        ack = decode_ack(body)
+        try:
+            ack = decode_ack(body)
+        except msgspec.MsgspecError:
+            raise OutcomeUnknown(subject, "what answered is no stream") from None
         if ack.error is not None:
             raise write_error(subject, expected, ack.error)
         return Appended(ack.stream, ack.seq, ack.duplicate)
@@ -305,7 +230,10 @@ class NatsTransport:
             every = headers if ttl is None else {**headers, "Nats-TTL": f"{max(1, round(ttl))}s"}
             blocks.append(encode_headers(every) if every else b"")
             self._check_size(subject, blocks[-1], data)
-        await self._room(lambda: OutcomeUnknown(last.subject, "disconnected"))
+        try:
+            await self._link.room()
+        except NoAnswer as missing:
+            raise unanswered_write(last.subject, timeout, missing) from None
         # Without a wait in between: either all of them are queued on this connection, or none is.
         for write, block in zip(early, blocks, strict=True):
             self._link.send(write.subject, "", block, write.data)
@@ -379,11 +307,9 @@ class NatsTransport:
         subject = f"$JS.API.{verb}"
         head, data = await self._ask(
             subject,
-            msgspec.json.encode(body) if body is not None else b"",
             b"",
+            msgspec.json.encode(body) if body is not None else b"",
             REQUEST_SECONDS,
-            lambda: RequestTimeout(subject, REQUEST_SECONDS),
-            lambda: Disconnected(subject),
         )
         if head.status == 503:
             raise RequestTimeout(subject, 0.0)
@@ -395,22 +321,20 @@ class NatsTransport:
         Bounded in bytes and in how many are open: left alone the server sends up to 64 MiB at once, which is also
         what may be pending for a client before the server cuts it off as a slow one.
         """
-        done: asyncio.Future[list[tuple[Head, bytes]]] = asyncio.get_running_loop().create_future()
         verb = f"$JS.API.DIRECT.GET.{stream}"
-        collector = Collector(done)
+        collector = Collector()
         body = {"seq": after + 1, "next_by_subj": subject, "batch": limit, "max_bytes": BATCH_BYTES_MAX}
         async with self._batches:
-            parts = await self._call(
-                verb,
-                msgspec.json.encode(body),
-                b"",
-                REQUEST_SECONDS,
-                done,
-                collector,
-                lambda: RequestTimeout(verb, REQUEST_SECONDS),
-                lambda: Disconnected(verb),
-            )
-        return [stored_of(head, data) for head, data in parts], collector.more
+            try:
+                end, _ = await self._link.ask(
+                    verb, b"", msgspec.json.encode(body), REQUEST_SECONDS, collector
+                )
+            except NoAnswer as missing:
+                raise unanswered_question(verb, REQUEST_SECONDS, missing) from None
+        if end.status not in (204, 404):
+            raise RequestTimeout(f"a read ({end.description})", 0.0)
+        more = end.headers.get("Nats-Num-Pending", "0") != "0"
+        return [stored_of(head, data) for head, data in collector.parts], more
 
     async def _replicas_of(self, stream: str) -> int:
         known = self._replicas.get(stream)
@@ -488,19 +412,11 @@ class NatsTransport:
         self._tell(ack_subject, b"+WPI")
 
     def _tell(self, ack_subject: str, what: bytes) -> None:
-        if self._link.is_connected:
-            self._link.send(ack_subject, "", b"", what)
+        self._link.send(ack_subject, "", b"", what)
 
     async def beat_confirmed(self, ack_subject: str, *, timeout: float = 1.0) -> bool:
         try:
-            head, _ = await self._ask(
-                ack_subject,
-                b"+WPI",
-                b"",
-                timeout,
-                lambda: RequestTimeout(ack_subject, timeout),
-                lambda: Disconnected(ack_subject),
-            )
+            head, _ = await self._ask(ack_subject, b"", b"+WPI", timeout)
         except (RequestTimeout, Disconnected):
             return False
         return head.status == 0
@@ -522,37 +438,12 @@ class NatsTransport:
     # -- the end
     async def flush(self) -> None:
         """A message to ourselves: when it is here, the server has read all that was written before it."""
-        if not self._link.is_connected:
-            return
-        inbox = f"{self._inbox}.flush"
         try:
-            await self._ask_self(inbox)
-        except (RequestTimeout, Disconnected):
+            await self._link.barrier(REQUEST_SECONDS)
+        except NoAnswer as missing:
+            if missing.reason == "late":
+                raise RequestTimeout("a flush", REQUEST_SECONDS) from None
             logger.debug("a flush was cut off: the connection was lost")
-
-    async def _ask_self(self, subject: str) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._next += 1
-        token = str(self._next)
-
-        def answer(head: Head, data: bytes) -> None:
-            if not future.done():
-                future.set_result(None)
-
-        def fail() -> None:
-            if not future.done():
-                future.set_exception(Disconnected(subject))
-
-        self._answers[token], self._failures[token] = answer, fail
-        try:
-            self._link.send(f"{self._inbox}.{token}", "", b"", b"")
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await future
-        except TimeoutError as error:
-            raise RequestTimeout(subject, REQUEST_SECONDS) from error
-        finally:
-            self._answers.pop(token, None)
-            self._failures.pop(token, None)
 
     async def close(self) -> None:
         if self._closed:
@@ -562,7 +453,10 @@ class NatsTransport:
             await pull.abandon()
         for follow in list(self._follows):
             await follow.stop()
-        await self.flush()
+        try:
+            await self.flush()
+        except RequestTimeout:
+            logger.warning("closing a connection whose server does not read any more")
         self._link.closing = True
         await self._link.close()
 
@@ -582,3 +476,28 @@ class _Listening:
 
     async def stop(self) -> None:
         self._link.forget(self._sid)
+
+
+def _every_header(
+    headers: Mapping[str, str],
+    expected: int | None,
+    message_id: str,
+    ttl: float | None,
+    rollup: bool,
+    schedule: Schedule | None,
+) -> Mapping[str, str]:
+    every = dict(headers)
+    if expected is not None:
+        every["Nats-Expected-Last-Subject-Sequence"] = str(expected)
+    if message_id:
+        every["Nats-Msg-Id"] = message_id
+    if ttl is not None:
+        every["Nats-TTL"] = f"{max(1, round(ttl))}s"
+    if rollup:
+        every["Nats-Rollup"] = "sub"
+    if schedule is not None:
+        every["Nats-Schedule"] = schedule.rule
+        every["Nats-Schedule-Target"] = schedule.target
+        if schedule.zone:
+            every["Nats-Schedule-Time-Zone"] = schedule.zone
+    return every

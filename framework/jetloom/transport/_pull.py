@@ -1,9 +1,12 @@
-"""A continuous pull: requests overlap, so that no gap arises between the end of one and the start of the next."""
+"""A continuous pull: requests overlap, so that no gap arises between the end of one and the start of the next.
+
+Standing conditions, looked at when something happened that may change them: messages came in, a request ended, somebody
+woke it, time passed. Without a task: a look is one call of the loop, however many messages brought it about.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,21 +14,35 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ._port import Delivery, DeliveryHandler
-from ._wire import parse_head
+from ._wire import Head
 
 if TYPE_CHECKING:
     from ._nats import NatsTransport
 
 logger = logging.getLogger("jetloom.transport")
 
-SLOTS = 2
-"""Requests open at once: while one is used up, the other waits at the server."""
+SLOTS = 4
+"""Requests open at once. The server serves them in turn: with one more than is filled at a time, there is always one to
+ask with before the others are used up."""
+BATCHES_AHEAD = 2
+"""How many batches are asked for at most before the first has come."""
+GATHER = 4
+"""A request asks for at least this part of a batch (1/4), or of the capacity: fewer and larger requests,"""
+LINGER = 0.005
+"""unless the last one is this long ago: what comes slowly does not wait for more to come."""
 IDLE = 0.05
 """How long a pull without capacity waits before it asks again."""
 MISSING = 1.0
 """How long a pull waits for its consumer, or a leader, before it looks again."""
 OVERDUE = 1.0
 """Past its expiry a request without an end is taken for lost, and its subject is never used again."""
+BYTES_MAX = 8 << 20
+"""What one request brings at most, unless two messages of the largest size are more: left alone, a batch of large
+messages would pass the 64 MiB at which a server cuts a client off as a slow consumer."""
+
+_FINE = ("Message Size Exceeds MaxBytes", "Batch Completed")
+"""Why a 409 ends a request in the ordinary course of things."""
+_HEARTBEAT = 100
 
 
 class _Slot:
@@ -39,10 +56,6 @@ class _Slot:
         self.left = 0
         self.deadline = 0.0
 
-    @property
-    def open(self) -> bool:
-        return self.left > 0
-
     def renew(self) -> None:
         """A new subject: what an older request still brings would be taken for newer than it is."""
         transport = self._pull.transport
@@ -50,33 +63,45 @@ class _Slot:
             transport.link.forget(self.sid)
         self.inbox = transport.new_inbox()
         self.sid = transport.link.listen(self.inbox, self._received)
-        self.left = 0
+        self._end()
 
     def send(self, batch: int, now: float) -> None:
         pull = self._pull
         if not self.sid:
             self.renew()
         self.sent, self.left, self.deadline = now, batch, now + pull.expiry + OVERDUE
-        body = msgspec.json.encode({"batch": batch, "expires": round(pull.expiry * 1e9)})
+        pull.open += batch
+        pull.requests += 1
+        body = msgspec.json.encode(
+            {"batch": batch, "expires": round(pull.expiry * 1e9), "max_bytes": pull.bytes_max}
+        )
         pull.transport.link.send(pull.subject, self.inbox, b"", body)
 
-    def _received(self, subject: str, reply: str, block: bytes, data: bytes) -> None:
-        head = parse_head(block)
+    def _received(self, subject: str, reply: str, head: Head, data: bytes) -> None:
+        pull = self._pull
         if head.status:
-            # 404, 408: the request has ended. 409, 503: the consumer is gone, or has no leader.
-            if head.status in (404, 408, 409, 503):
-                self.left = 0
-                self._pull.ended(
-                    missing=head.status == 503 or (head.status == 409 and "Deleted" in head.description)
-                )
+            if head.status != _HEARTBEAT:
+                # 404, 408: the request has ended. 409, 503: the consumer is gone, or has no leader.
+                self._end()
+                missing = head.status not in (404, 408) and head.description not in _FINE
+                pull.ended(missing=missing)
             return
-        self.left -= 1
         parts = reply.split(".")
-        if len(parts) < 9:
-            return
         # The last seven tokens are the same in both forms of ack subjects.
-        stream, consumer, count, sequence, _, stamp, _ = parts[-7:] if len(parts) == 9 else _newer(parts)
-        self._pull.deliver(
+        if len(parts) == 9:
+            _, _, stream, consumer, count, sequence, _, stamp, _ = parts
+        elif len(parts) > 9:
+            stream, consumer, count, sequence, _, stamp, _ = _newer(parts)
+        else:
+            return
+        if self.left > 0:
+            self.left -= 1
+            pull.open -= 1
+            if not self.left:
+                pull.ended(missing=False)
+            elif pull.open <= pull.low:
+                pull.wake()
+        pull.deliver(
             Delivery(
                 subject,
                 data,
@@ -90,14 +115,16 @@ class _Slot:
                 int(stamp) / 1e9,
             )
         )
-        if self.left <= 0:
-            self._pull.ended(missing=False)
+
+    def _end(self) -> None:
+        self._pull.open -= self.left
+        self.left = 0
 
     def close(self) -> None:
         if self.sid:
             self._pull.transport.link.forget(self.sid)
             self.sid = 0
-        self.left = 0
+        self._end()
 
 
 def _newer(parts: list[str]) -> list[str]:
@@ -123,81 +150,113 @@ class NatsPull:
         self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self.deliver = handler
         self.expiry = expiry
+        self.bytes_max = max(BYTES_MAX, 2 * transport.server.max_payload)
+        self.open = 0
+        """Messages that the open requests may still bring."""
+        self.low = 0
+        """At or below it more is asked for, when there is room."""
+        self.requests = 0
+        """How many were sent, for tests and diagnosis."""
         self._capacity = capacity
+        self._largest = 0
         self._batch = batch
         self._slots = [_Slot(self) for _ in range(SLOTS)]
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._last_sent = 0.0
         self._missing_until = 0.0
+        self._looking = False
+        self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self._done = asyncio.Event()
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._loop(), name="pull")
+        self.wake()
 
     def wake(self) -> None:
-        self._wake.set()
+        if not self._looking and not self._stopping:
+            self._looking = True
+            self._loop.call_soon(self._look)
 
     def ended(self, *, missing: bool) -> None:
         """A request has ended."""
         if missing:
             self._missing_until = self.transport.clock.monotonic() + MISSING
-        self._wake.set()
+        if self._stopping and not self.open:
+            self._done.set()
+        self.wake()
 
     def lost(self) -> None:
         """The connection is gone, and every open request with it."""
         for slot in self._slots:
             slot.close()
+        self._missing_until = 0.0
+        if self._stopping:
+            self._done.set()
 
-    async def _loop(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
+    def _look(self) -> None:
+        self._looking = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._stopping:
+            return
+        try:
             pause = self._turn()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+        except Exception:
+            # The capacity is somebody else's code; without a next look the pull would have ended, unnoticed.
+            logger.exception("a pull's capacity failed")
+            pause = MISSING
+        self._timer = self._loop.call_later(pause, self._look)
 
     def _turn(self) -> float:
         """Sends what may be sent; seconds until the next look."""
         now = self.transport.clock.monotonic()
+        free: list[_Slot] = []
         for slot in self._slots:
-            if slot.open and now > slot.deadline:
+            if slot.left and now > slot.deadline:
                 slot.renew()
+            if not slot.left:
+                free.append(slot)
         if not self.transport.connected:
             return IDLE
         if now < self._missing_until:
             return self._missing_until - now
-        free = [slot for slot in self._slots if not slot.open]
-        if not free:
-            return self.expiry + OVERDUE
-        room = self._capacity() - sum(slot.left for slot in self._slots)
-        if room <= 0:
-            return IDLE
-        for index, slot in enumerate(free):
-            share = min(self._batch, room // (len(free) - index) or room)
-            if share <= 0:
-                break
-            slot.send(share, now)
-            room -= share
-        return self.expiry + OVERDUE
+        capacity = self._capacity()
+        self._largest = max(self._largest, capacity)
+        most = min(self._largest, BATCHES_AHEAD * self._batch)
+        least = max(1, min(self._largest, self._batch) // GATHER)
+        self.low = max(most - least, 0)
+        room = min(capacity, most) - self.open
+        if room >= least or (room > 0 and now - self._last_sent >= LINGER):
+            for slot in free:
+                share = min(self._batch, room)
+                slot.send(share, now)
+                self._last_sent = now
+                room -= share
+                if room < least:
+                    break
+        if room > 0 and len(free) > 1:
+            return LINGER
+        return self.expiry + OVERDUE if 2 * self.open >= most > 0 else IDLE
 
     async def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        deadline = self.transport.clock.monotonic() + self.expiry + OVERDUE
-        while any(slot.open for slot in self._slots) and self.transport.clock.monotonic() < deadline:
-            await asyncio.sleep(IDLE / 5)
-        for slot in self._slots:
-            slot.close()
-        self.transport.dropped(self)
+        await self._finish(self.expiry + OVERDUE)
 
     async def abandon(self) -> None:
         """Ends at once: what is under way comes again, elsewhere."""
+        await self._finish(0.0)
+
+    async def _finish(self, patience: float) -> None:
         self._stopping = True
-        self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.open and patience and self.transport.connected:
+            try:
+                async with asyncio.timeout(patience):
+                    await self._done.wait()
+            except TimeoutError:
+                logger.debug("a pull ended before its last request did")
         for slot in self._slots:
             slot.close()
         self.transport.dropped(self)

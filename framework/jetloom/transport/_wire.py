@@ -12,9 +12,9 @@ import msgspec
 
 from ..errors import InvalidInput, NameInvalid
 
-_LINE = b"NATS/1.0"
-_CRLF = b"\r\n"
+_LINE = "NATS/1.0"
 _BREAKS_LINES = re.compile(r"[\x00-\x20\x7f]")
+_DENIED = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 HEADER_BYTES_MAX = 60 * 1024
 """Below the server's limit of 64 KiB for a header block."""
 
@@ -32,13 +32,12 @@ NO_HEAD = Head(0, "", {})
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """The header block. Raises `InvalidInput` for what would break the block apart, or is too long."""
-    parts = [_LINE, _CRLF]
+    text = "NATS/1.0\r\n"
     for name, value in headers.items():
         if "\r" in value or "\n" in value or ":" in name or "\r" in name or "\n" in name or not name:
             raise InvalidInput(f"header {name!r} can't be sent: names hold no colon, values no line break")
-        parts += [name.encode(), b": ", value.encode(), _CRLF]
-    parts.append(_CRLF)
-    block = b"".join(parts)
+        text += f"{name}: {value}\r\n"
+    block = (text + "\r\n").encode()
     if len(block) > HEADER_BYTES_MAX:
         raise InvalidInput(f"headers have {len(block)} bytes, the limit is {HEADER_BYTES_MAX}")
     return block
@@ -48,18 +47,23 @@ def parse_head(block: bytes | None) -> Head:
     """Reads a header block as the server sends it."""
     if not block:
         return NO_HEAD
-    first, _, rest = block.partition(_CRLF)
-    status, description = 0, ""
-    inline = first[len(_LINE) :].strip().decode(errors="replace")
-    if inline:
-        code, _, description = inline.partition(" ")
-        status = int(code) if code.isdigit() else 0
+    first, *lines = block.decode(errors="replace").split("\r\n")
     headers: dict[str, str] = {}
-    for line in rest.split(_CRLF):
-        name, colon, value = line.partition(b":")
+    for line in lines:
+        name, colon, value = line.partition(":")
         if colon:
-            headers[name.decode(errors="replace").strip()] = value.decode(errors="replace").strip()
-    return Head(status, description.strip(), headers)
+            headers[name.strip()] = value.strip()
+    inline = first[len(_LINE) :].strip()
+    if not inline:
+        return Head(0, "", headers)
+    code, _, description = inline.partition(" ")
+    return Head(int(code) if code.isdecimal() else 0, description.strip(), headers)
+
+
+def denied_subject(error: str) -> str:
+    """The subject that a permissions violation forbids to publish on; empty for another one."""
+    found = _DENIED.search(error)
+    return found.group(1) if found else ""
 
 
 def check_subject(subject: str) -> str:
@@ -69,32 +73,20 @@ def check_subject(subject: str) -> str:
     return subject
 
 
-def publish_command(subject: str, reply: str, headers: bytes, data: bytes) -> bytes:
-    """PUB, or HPUB when there are headers. Raises `NameInvalid`."""
-    check_subject(subject)
-    if reply:
-        check_subject(reply)
-    to = f"{subject} {reply} " if reply else f"{subject} "
-    if not headers:
-        return b"PUB %b%d\r\n%b\r\n" % (to.encode(), len(data), data)
-    total = len(headers) + len(data)
-    return b"HPUB %b%d %d\r\n%b%b\r\n" % (to.encode(), len(headers), total, headers, data)
-
-
-class ApiError(msgspec.Struct, frozen=True):
+class ApiError(msgspec.Struct, frozen=True, gc=False):
     code: int = 0
     err_code: int = 0
     description: str = ""
 
 
-class PubAck(msgspec.Struct, frozen=True):
+class PubAck(msgspec.Struct, frozen=True, gc=False):
     stream: str = ""
     seq: int = 0
     duplicate: bool = False
     error: ApiError | None = None
 
 
-class StoredJson(msgspec.Struct, frozen=True):
+class StoredJson(msgspec.Struct, frozen=True, gc=False):
     subject: str
     seq: int
     time: str
@@ -102,12 +94,12 @@ class StoredJson(msgspec.Struct, frozen=True):
     hdrs: str = ""
 
 
-class GetAnswer(msgspec.Struct, frozen=True):
+class GetAnswer(msgspec.Struct, frozen=True, gc=False):
     message: StoredJson | None = None
     error: ApiError | None = None
 
 
-class CountAnswer(msgspec.Struct, frozen=True):
+class CountAnswer(msgspec.Struct, frozen=True, gc=False):
     success: bool = False
     purged: int = 0
     error: ApiError | None = None
