@@ -126,10 +126,11 @@ class MicroService:
     async def drain(self, seconds: float) -> int:
         """Takes no further request and lets the running ones end for `seconds`; how many were cut off."""
         self._draining = True
-        for server in self._servers:
-            server.draining = True
+        # What the server had sent before it knew of the stop is still handled: its caller can't know either.
         for subscription in self._subscriptions:
             await subscription.stop()
+        for server in self._servers:
+            server.draining = True
         cut_off = await self._tasks.stop(grace=max(seconds, 0.001))
         self._deadlines.stop()
         await self._replies.stop(grace=0.1)
