@@ -8,7 +8,9 @@ from typing import cast
 
 import msgspec
 
-from jetloom.runtime import Module, Tick, every
+from jetloom.bus import Event, list_dead_letters, replay_dead_letters
+from jetloom.errors import TaskFailed
+from jetloom.runtime import Module, Tick, every, on
 from jetloom.telemetry import current
 from tests.runtime.world import World, run_on_twin, until
 
@@ -100,5 +102,59 @@ def test_a_wrong_schedule_is_a_problem_of_the_start() -> None:
             "Wrong.asks",
         ]
         assert "takes a Tick or nothing, found (what)" in problems[3]
+
+    run_on_twin(scenario)
+
+
+class Failing(Module):
+    id = "failing"
+
+    def __init__(self) -> None:
+        self.broken = True
+        self.ticks: list[Tick] = []
+
+    @every("1h")
+    async def hourly(self, tick: Tick) -> None:
+        if self.broken:
+            raise TaskFailed("disk.full", "no room")
+        self.ticks.append(tick)
+
+
+def test_a_firing_in_the_dead_letters_is_asked_for_again() -> None:
+    """Its replay calls the method for the instant that it stood for; the letter is gone then."""
+
+    async def scenario(world: World) -> None:
+        module = Failing()
+        async with world.running(module) as (_, transport):
+            await asyncio.sleep(3601)
+            letters = (await list_dead_letters(transport, world.names))[0]
+            [letter] = letters
+            module.broken = False
+            [outcome] = await replay_dead_letters(transport, world.names, letters)
+            assert outcome.outcome == "handled"
+            await until(lambda: module.ticks, "it was called again")
+            assert module.ticks[0].manual
+            assert letter.at - module.ticks[0].scheduled.timestamp() < 5
+            assert (await list_dead_letters(transport, world.names))[0] == []
+
+    run_on_twin(scenario)
+
+
+class Named(Module):
+    id = "named"
+
+    @on("a.b")
+    async def same(self, event: Event[int]) -> None: ...
+
+    @every("1h", name="same")
+    async def other(self) -> None: ...
+
+
+def test_a_schedule_and_a_handler_need_two_names() -> None:
+    """Their dead letters bear the name alone."""
+
+    async def scenario(world: World) -> None:
+        [problem] = world.host([Named], await world.connect()).problems
+        assert "an event handler and a schedule 'same'" in problem
 
     run_on_twin(scenario)

@@ -70,6 +70,11 @@ def declared_by(module: Module, names: Names) -> Declared:
             except (Wrong, InvalidInput) as error:
                 problem = str(error)
                 declared.problems.append(problem if problem.startswith(where) else f"{where}: {problem}")
+    shared = {each.name for each in declared.events} & {each.name for each in declared.every}
+    declared.problems.extend(
+        f"module {module.id!r} has an event handler and a schedule {name!r}: their dead letters need two names"
+        for name in sorted(shared)
+    )
     for kind, found in (
         ("event handler", [each.name for each in declared.events]),
         ("endpoint", [each.name for each in declared.endpoints]),

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from ..bus import Bus, EventSubscription, ReplayDesk
 from ..clock import SYSTEM_CLOCK, Clock
 from ..config import LiveConfig, Settings
-from ..errors import InvalidInput, JetloomError, ModuleNotLocal, StartFailed
+from ..errors import JetloomError, ModuleNotLocal, StartFailed
 from ..lifecycle import Supervisor
 from ..messages import Names
-from ..rpc import Endpoint, MicroService, Rpc
-from ..stores import Locks, dlq_asset, events_asset, kv_asset, locks_asset, markers_asset
+from ..rpc import Rpc
+from ..stores import dlq_asset, events_asset, kv_asset, markers_asset
 from ..telemetry import Context, LoopLag, Metrics, get_logger, use
 from ..transport import Subscription, Transport
 from ..types import Actor, ActorKind
 from ._background import BackgroundTasks
-from ._declare import Declared, describe
-from ._every import TickSubscription
+from ._declare import describe
 from ._health import CheckResult, Health, HealthChecks
 from ._live import config_asset, watch_live_config
-from ._metadata import INTERNAL, metadata_of
 from ._module import Module
 from ._plan import Plan, make_plan
 from ._ports import StepHandler, Workflows
 from ._runtime import Runtime
+from ._serving import Serving
 
 INIT_SECONDS = 60.0
 """For one module's `init` or `ready`; above a leader's change (4-8 s) and a slow database's start."""
@@ -44,9 +41,6 @@ DRAIN_HOOK_SECONDS = 1.0
 
 LAG_SECONDS_MAX = 2.0
 """A loop that ran its last look this late takes no new work in time: requests wait 5 s by default."""
-
-OWNER_CHARACTERS_MAX = 100
-"""Of the modules' ids in what others read who wait for a lock."""
 
 _logger = get_logger("runtime")
 
@@ -98,14 +92,8 @@ class Host:
         }
         self._state = {module.id: "stopped" for module in self._plan.modules}
         self._up: list[Module] = []
-        self._services: list[MicroService] = []
-        self._subscriptions: list[EventSubscription[object]] = []
-        self._ticks: list[TickSubscription] = []
         self._config_watch: Subscription | None = None
-        self._instance = clock.token()[:12]
-        self._locks = self._make_locks()
-        self._buses = {module.id: self._make_bus(module) for module in self._plan.modules}
-        self._make_handlers()
+        self._handlers = Serving(self._plan, transport, self.names, settings, clock, self.metrics)
         self._supervisor = Supervisor(self.metrics)
         self._background = BackgroundTasks(self._supervisor, self.metrics)
         checks = [check for declared in self._plan.declared.values() for check in declared.health]
@@ -162,24 +150,7 @@ class Host:
         self._serving = False
         failures = await self._call_drains(seconds)
         left = max(0.0, seconds - (self._clock.monotonic() - began))
-        draining: dict[str, Awaitable[int]] = {
-            f"endpoints of {service.name}": service.drain(left) for service in self._services
-        }
-        for subscription in self._subscriptions:
-            handler = subscription.handler
-            draining[f"{handler.module}.{handler.name}"] = subscription.drain(left)
-        for ticks in self._ticks:
-            draining[f"schedule {ticks.handler.module}.{ticks.handler.name}"] = ticks.drain(left)
-        counts, given_back = await asyncio.gather(
-            asyncio.gather(*draining.values()),
-            asyncio.gather(*(bus.drain(left) for bus in self._buses.values())),
-        )
-        self._services.clear()
-        self._subscriptions.clear()
-        self._ticks.clear()
-        handed_back = {name: count for name, count in zip(draining, counts, strict=True) if count}
-        for each in given_back:
-            handed_back.update(each)
+        handed_back = await self._handlers.drain(left)
         if handed_back:
             _logger.warning("drain gave work back", extra={"handed_back": handed_back})
         return DrainReport(handed_back, self._clock.monotonic() - began, self._background.running, failures)
@@ -194,7 +165,7 @@ class Host:
             module = self._up.pop()
             await self._background.stop(module.id)
             await self._shutdown(module)
-        await self._locks.stop()
+        await self._handlers.locks.stop()
         await self._supervisor.stop()
 
     # -- health
@@ -232,89 +203,6 @@ class Host:
         ]
 
     # -- start
-    def _make_handlers(self) -> None:
-        """Everything that serves, not started: what is wrong with a declaration is a problem now."""
-        if self._plan.problems:
-            return
-        for module in self._plan.modules:
-            declared = self._plan.declared[module.id]
-            try:
-                service = MicroService(
-                    module.id,
-                    [*declared.endpoints, self._replay_endpoint(module, declared)],
-                    self._transport,
-                    self._clock,
-                    self.metrics,
-                    version=module.version,
-                    description=module.description or (type(module).__doc__ or "").partition("\n")[0],
-                    metadata=metadata_of(module, declared, self.names.namespace),
-                )
-            except InvalidInput as error:
-                self._plan.problems.append(f"module {module.id!r}: {error.message}")
-            else:
-                self._services.append(service)
-            for handler in declared.events:
-                self._subscriptions.append(
-                    EventSubscription(
-                        handler,
-                        self._transport,
-                        self.names,
-                        self._clock,
-                        self.metrics,
-                        replicas=self._settings.replicas,
-                        instance=self._instance,
-                        locks=self._locks,
-                    )
-                )
-
-            self._ticks.extend(
-                TickSubscription(
-                    schedule,
-                    self._transport,
-                    self.names,
-                    self._clock,
-                    self.metrics,
-                    replicas=self._settings.replicas,
-                )
-                for schedule in declared.every
-            )
-
-    def _replay_endpoint(self, module: Module, declared: Declared) -> Endpoint:
-        """Handles dead letters of the module again, also of handlers that it subscribed itself."""
-        desk = ReplayDesk(module.id, declared.events, self._transport, self.names, self._clock, self.metrics)
-        bus = self._buses[module.id]
-
-        async def replay(data: bytes) -> bytes:
-            for subscription in bus.subscriptions:
-                desk.add(subscription.handler)
-            return await desk(data)
-
-        return Endpoint(
-            name=desk.name,
-            subject=self.names.rpc(module.id, desk.name),
-            function=replay,
-            metadata={INTERNAL: "true"},
-        )
-
-    def _make_locks(self) -> Locks:
-        modules = ", ".join(module.id for module in self._plan.modules)
-        owner = f"{modules[:OWNER_CHARACTERS_MAX]} on {platform.node()}, pid {os.getpid()}"
-        asset = locks_asset(self.names, replicas=self._settings.replicas)
-        return Locks(self._transport, self.names, self._clock, self.metrics, owner=owner, asset=asset)
-
-    def _make_bus(self, module: Module) -> Bus:
-        return Bus(
-            self._transport,
-            self.names,
-            self._clock,
-            self.metrics,
-            source=module.id,
-            actor=_actor(module),
-            instance=self._instance,
-            replicas=self._settings.replicas,
-            locks=self._locks,
-        )
-
     async def _ensure_assets(self) -> None:
         replicas = self._settings.replicas
         for make in (markers_asset, events_asset, dlq_asset):
@@ -364,12 +252,7 @@ class Host:
 
     async def _let_in(self) -> None:
         self._let = True
-        for service in self._services:
-            await service.start()
-        for subscription in self._subscriptions:
-            await subscription.start()
-        for ticks in self._ticks:
-            await ticks.start()
+        await self._handlers.start()
 
     async def _say_ready(self) -> None:
         failures: list[tuple[str, Exception]] = []
@@ -422,9 +305,9 @@ class Host:
             names=self.names,
             clock=self._clock,
             metrics=self.metrics,
-            bus=self._buses[module.id],
+            bus=self._handlers.buses[module.id],
             rpc=Rpc(self._transport, self.names, self._clock, self.metrics, actor=actor, describe=describe),
-            locks=self._locks,
+            locks=self._handlers.locks,
             config=self._plan.configs[module.id],
             workflows=self._workflows,
             find_module=self._find_module,
