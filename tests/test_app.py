@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import ClassVar
 
+import aiohttp
+import msgspec
 import pytest
 
 from jetloom.app import App, read_definitions, read_targets
 from jetloom.config import Settings
 from jetloom.errors import DefinitionInvalid, NatsUnavailable, StartFailed
+from jetloom.runtime import Module, Runtime, on
+from jetloom.stores import KeyValue
 from jetloom.transport import connect
+from jetloom.types import JSON
 
 GOOD = """\
 id: greet
@@ -95,3 +101,76 @@ async def test_a_killed_own_server_is_started_again(tmp_path: Path) -> None:
         await back.close()
     finally:
         await app.stop(1)
+
+
+class Told(msgspec.Struct, frozen=True):
+    limit: int = 1
+
+
+class Listener(Module):
+    id = "listener"
+    config = Told
+    limits: ClassVar[list[int]] = []
+
+    async def init(self, rt: Runtime) -> None:
+        self.limits.append(rt.config_as(Told).limit)
+
+
+LISTENER = f"{__name__}:Listener"
+
+
+@pytest.mark.timeout(60)
+async def test_the_live_configuration_counts_at_the_next_start(tmp_path: Path) -> None:
+    """What stands in the bucket reaches the module; `/healthz` says how every part of the process is."""
+    Listener.limits.clear()
+    for _ in range(2):
+        app = App(Settings(), [LISTENER], embedded=True, store=tmp_path / "store")
+        await app.start()
+        try:
+            summary = app.summary()
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{summary.http_url}/healthz") as answer,
+            ):
+                found = await answer.json()
+                assert (answer.status, found["modules"]) == (200, {"listener": "up"})
+                assert {each["name"] for each in found["checks"]} == {
+                    "nats",
+                    "event loop",
+                    "background tasks",
+                }
+            transport = await connect(summary.nats_url)
+            bucket: KeyValue[JSON] = KeyValue(transport, "jetloom_config")
+            await bucket.put("listener", {"limit": 20})
+            await transport.close()
+        finally:
+            await app.stop(1)
+    assert Listener.limits == [1, 20]
+
+
+async def test_everything_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets that can't be had, modules that can't serve, and settings that don't fit are one error."""
+    monkeypatch.setenv("JETLOOM_LISTENER__LIMIT", "many")
+    app = App(
+        Settings(nats_url="nats://127.0.0.1:1"),
+        ["no/such.yaml", "no.such.module", LISTENER, f"{__name__}:Silent"],
+    )
+    with pytest.raises(StartFailed) as caught:
+        await app.start()
+    message = caught.value.message
+    for expected in (
+        "no/such.yaml: no file or folder",
+        "there is no Python module 'no'",
+        "JETLOOM_LISTENER__LIMIT: Expected `int`",
+        "Silent.heard: an event handler takes an Event[Payload]",
+    ):
+        assert expected in message
+    assert "depends on" not in message
+
+
+class Silent(Module):
+    id = "silent"
+    depends_on = ("what could not be loaded",)
+
+    @on("a.b")
+    async def heard(self, event: int) -> None: ...
