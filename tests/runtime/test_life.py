@@ -111,6 +111,32 @@ def test_every_failure_of_a_start_is_named() -> None:
     run_on_twin(scenario)
 
 
+class Stray(Timed):
+    id = "stray"
+
+    async def init(self, rt: Runtime) -> None:
+        raise asyncio.CancelledError  # as a library may do to whoever awaits it
+
+
+class Waiting(Timed):
+    id = "waiting"
+    depends_on = ("stray",)
+
+
+def test_a_cancellation_from_inside_is_a_failure() -> None:
+    """Nobody waits for ever for a module whose `init` was cancelled by its own code."""
+
+    async def scenario(world: World) -> None:
+        host = world.host([Stray, Waiting], await world.connect())
+        with pytest.raises(
+            StartFailed, match="'stray': init failed: RuntimeError: was cancelled from inside"
+        ):
+            await host.start()
+        assert LOG == []
+
+    run_on_twin(scenario)
+
+
 class NotReady(Timed):
     id = "not-ready"
     seconds = 0.0

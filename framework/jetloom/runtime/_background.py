@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from ..errors import InvalidInput
 from ..lifecycle import RESTART, Supervisor
-from ..telemetry import Context, Metrics, get_logger, use
-from ..types import Actor, ActorKind
+from ..telemetry import Metrics, get_logger
+from ._calls import call_as
 
 STEADY_SECONDS = 60.0
 """After a run this long the failures before it are forgotten."""
@@ -33,8 +33,9 @@ class BackgroundTasks:
         self, module: str, name: str, function: Callable[[], Awaitable[object]], restarts_max: int
     ) -> None:
         """Raises `InvalidInput` for a name that the module uses already, and for too many."""
-        mine = self._tasks.setdefault(module, {})
-        if name in mine and mine[name].state in ("waiting", "running", "restarting"):
+        kept = {known: task for known, task in self._tasks.get(module, {}).items() if task.state != "ended"}
+        mine = self._tasks[module] = kept
+        if name in mine and mine[name].state != "given up":
             raise InvalidInput(f"module {module!r} has a background task {name!r} already")
         if len(mine) >= TASKS_MAX:
             raise InvalidInput(f"module {module!r} has {TASKS_MAX} background tasks: no more are taken")
@@ -93,7 +94,7 @@ class _Task:
         self.state = "waiting"
         self.failures = 0
         self.error = ""
-        self._context = Context(actor=Actor(ActorKind.MODULE, module), module=module)
+        self._module = module
         self._function = function
         self._restarts_max = restarts_max
         self._metrics = metrics
@@ -122,17 +123,10 @@ class _Task:
             await asyncio.sleep(pause)
             pause = min(pause * 2, RESTART.longest)
 
-    async def _run_once(self) -> BaseException | None:
+    async def _run_once(self) -> Exception | None:
         """What it failed with; None when it returned."""
-        me = asyncio.current_task()
         try:
-            with use(self._context):
-                await self._function()
-        except asyncio.CancelledError as error:
-            # One that nobody asked this task for came out of the user's code: a failure like any other.
-            if me is None or me.cancelling():
-                raise
-            return error
+            await call_as(self._module, self._function)
         except Exception as error:  # the supervisor of user code: the caller logs, counts, decides
             return error
         return None

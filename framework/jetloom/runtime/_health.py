@@ -10,8 +10,8 @@ import msgspec
 
 from ..clock import Clock
 from ..lifecycle import Supervisor
-from ..telemetry import Context, Metrics, get_logger, use
-from ..types import Actor, ActorKind
+from ..telemetry import Metrics, get_logger
+from ._calls import call_as
 from ._module import HealthKind
 
 DETAIL_CHARACTERS_MAX = 500
@@ -88,12 +88,7 @@ class HealthChecks:
     async def run_once(self, check: HealthCheck) -> None:
         began = self._clock.monotonic()
         try:
-            context = Context(actor=Actor(ActorKind.MODULE, check.module), module=check.module)
-            with use(context):
-                async with asyncio.timeout(check.timeout):
-                    detail = await check.function()
-        except TimeoutError:
-            detail = f"no answer within {check.timeout:g} s"
+            detail = await call_as(check.module, check.function, check.timeout)
         except Exception as error:  # user code: whatever it raises is the answer
             detail = f"{type(error).__name__}: {error}"
         key = (check.module, check.name)

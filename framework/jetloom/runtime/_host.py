@@ -15,10 +15,11 @@ from ..lifecycle import Supervisor
 from ..messages import Names
 from ..rpc import Rpc
 from ..stores import dlq_asset, events_asset, kv_asset, markers_asset
-from ..telemetry import Context, LoopLag, Metrics, get_logger, use
+from ..telemetry import LoopLag, Metrics, get_logger
 from ..transport import Subscription, Transport
 from ..types import Actor, ActorKind
 from ._background import BackgroundTasks
+from ._calls import call_as
 from ._declare import describe
 from ._health import CheckResult, Health, HealthChecks
 from ._live import config_asset, watch_live_config
@@ -329,14 +330,9 @@ class Host:
 
 
 async def _call(module: Module, hook: Callable[[], Awaitable[None]], seconds: float) -> Exception | None:
-    """Calls a hook of user code in the module's context; what it raised."""
-    limit = asyncio.timeout(seconds)
+    """Calls a hook as the module; what it raised."""
     try:
-        with use(Context(actor=_actor(module), module=module.id)):
-            async with limit:
-                await hook()
-    except TimeoutError as error:
-        return TimeoutError(f"took longer than {seconds:g} s") if limit.expired() else error
+        await call_as(module.id, hook, seconds)
     except Exception as error:  # user code: the caller decides what each of its errors means
         return error
     return None
