@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._frame import Meter, Scope
 from ._limits import limit_beside
 from ._load import Given
+from ._peers import dbos_chain, on_dbos
 
 CONCURRENCIES = (1, 64, 256)
 PAYLOAD = 16 * 1024
@@ -13,6 +14,7 @@ PAYLOAD = 16 * 1024
 async def chain(scope: Scope) -> None:
     for concurrency in CONCURRENCIES:
         await _load(scope, "chain", concurrency)
+    await on_dbos(scope, dbos_chain)
 
 
 async def chain_remote(scope: Scope) -> None:

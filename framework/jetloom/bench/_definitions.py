@@ -59,16 +59,16 @@ def handlers(ledger: str = "", size: int = 100) -> Mapping[str, StepHandler]:
         return large
 
     async def slow(context: StepContext, _value: JSON) -> JSON:
-        _note(ledger, f"begin {os.getpid()} {context.run} {context.step}")
+        note(ledger, f"begin {os.getpid()} {context.run} {context.step}")
         await asyncio.sleep(SLOW_SECONDS)
-        _note(ledger, f"end {os.getpid()} {context.run} {context.step}")
+        note(ledger, f"end {os.getpid()} {context.run} {context.step}")
         return result
 
     bodies = {"bench.step": step, "bench.payload": payload, "bench.slow": slow}
     return {name: StepHandler(name, body, CONCURRENCY) for name, body in bodies.items()}
 
 
-def _note(path: str, line: str) -> None:
+def note(path: str, line: str) -> None:
     """One write, so that lines of several processes don't mix, and a killed process leaves whole ones."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:

@@ -66,7 +66,10 @@ async def _faststream_events(scope: Scope) -> None:
                 scope.child("stream", Given(url=server.url, name=mode)) as handler,
                 scope.child("stream", config) as publisher,
             ):
-                await _events(scope, f"faststream {mode}", publisher, handler, server.pid)
+                try:
+                    await _events(scope, f"faststream {mode}", publisher, handler, server.pid)
+                except BenchFailed as error:
+                    scope.failed[f"faststream {mode}"] = error.message
 
 
 async def rpc(scope: Scope) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._frame import Meter, Scope
 from ._load import Given
+from ._peers import dbos_fanout, on_dbos
 
 WIDE = 10_000
 WIDE_QUICK = 1_000
@@ -14,6 +15,7 @@ async def fanout(scope: Scope) -> None:
     await _fanout(scope, 100, 50 if scope.full else 10)
     wide = WIDE if scope.full else WIDE_QUICK
     await _fanout(scope, wide, 3 if scope.full else 1)
+    await on_dbos(scope, dbos_fanout)
 
 
 async def _fanout(scope: Scope, steps: int, runs: int) -> None:

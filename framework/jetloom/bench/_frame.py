@@ -160,6 +160,8 @@ class Scope:
         self._samples = samples
         self._say = say
         self._started = 0
+        self.failed: dict[str, str] = {}
+        """Peers that gave no figures, and why."""
 
     @property
     def full(self) -> bool:
@@ -178,6 +180,11 @@ class Scope:
     def progress(self, text: str) -> None:
         self._say(f"{self.workload}{ALWAYS if self.always else ''}: {text}")
 
+    def next(self) -> int:
+        """A number that names a file or folder of this workload once."""
+        self._started += 1
+        return self._started
+
     @contextlib.asynccontextmanager
     async def server(self) -> AsyncGenerator[EmbeddedServer]:
         """A server with an empty store, which leaves with it."""
@@ -185,8 +192,7 @@ class Scope:
 
         from ..transport import EmbeddedServer
 
-        self._started += 1
-        store = self.folder / f"{self.workload}-{'always' if self.always else 'default'}-{self._started}"
+        store = self.folder / f"{self.workload}-{'always' if self.always else 'default'}-{self.next()}"
         server = EmbeddedServer(store, 0, sync="always" if self.always else "default")
         try:
             await server.start()
@@ -215,8 +221,7 @@ class Scope:
         return {} if hotpath is None else {"JETLOOM_HOT_PATH": "on" if hotpath else "off"}
 
     def _log(self, role: str) -> Path:
-        self._started += 1
-        return self.folder / f"{self.workload}-{role}-{self._started}.log"
+        return self.folder / f"{self.workload}-{role}-{self.next()}.log"
 
 
 class Meter:
@@ -236,6 +241,7 @@ class Meter:
             return
         for part, pids in self._pids.items():
             spent = (after[part] - self._before[part]) * 1e3 / max(count, 1)
+            part = part.replace("_", " ")
             scope.sample(case, f"cpu {part}", spent, f"ms/{what}", reduced=reduced)
             peak = sum(usage_of(pid).peak for pid in pids) / 1e6
             scope.sample(case, f"peak memory {part}", peak, "MB", reduced=reduced)

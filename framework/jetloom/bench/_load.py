@@ -64,12 +64,17 @@ def figures_of(latencies: list[float], seconds: float, **more: float) -> Figures
     )
 
 
+class NothingEnded(Exception):
+    """There is no rate and no latency: the calls take longer than the loop was told to run."""
+
+
 async def closed_loop(
     call: Callable[[], Awaitable[object]], *, concurrency: int, seconds: float, warm: float = 0.3
 ) -> Figures:
     """`concurrency` callers, each calling again when it has its answer.
 
     What ends in the first `warm` seconds is not counted, nor what ends after the last of `seconds`.
+    Raises `NothingEnded`.
     """
     latencies: list[float] = []
     begins = now() + warm
@@ -91,4 +96,6 @@ async def closed_loop(
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
             group.create_task(caller())
+    if not latencies:
+        raise NothingEnded(f"none of {total} calls ended within the {seconds:g} s that count")
     return figures_of(latencies, seconds, total=total)

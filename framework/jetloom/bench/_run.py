@@ -123,6 +123,10 @@ async def _run_one(workload: Workload, scope: Scope, samples: Samples, failed: d
     except JetloomError as error:
         reason = error.message
     else:
+        reason = ""
+    for peer, why in scope.failed.items():
+        failed[f"{scope.case(workload.name)}, {peer}"] = why
+    if not reason:
         return
     samples.drop(workload.name, always=scope.always)
     failed[scope.case(workload.name)] = reason
