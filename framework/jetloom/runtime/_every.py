@@ -145,7 +145,7 @@ class TickSubscription:
         )
 
     async def drain(self, seconds: float) -> int:
-        """Stops pulling, lets a call end for `seconds`, and gives its tick back otherwise; how many that were."""
+        """Stops pulling, lets a call end for `seconds`, else gives its tick back; how many were interrupted."""
         self._draining = True
         if self._pull is not None:
             await self._pull.stop()
@@ -190,8 +190,7 @@ class TickSubscription:
         return 0 if self._draining or len(self._tasks) else 1
 
     def _take(self, delivery: Delivery) -> None:
-        if self._draining:
-            self._handed_back += 1
+        # One that comes while the last pull request runs out was not begun, so giving it back interrupts nothing.
         self._tasks.spawn(self._give_back(delivery) if self._draining else self._process(delivery))
 
     async def _give_back(self, delivery: Delivery) -> None:
