@@ -182,7 +182,8 @@ class EndpointServer:
             if key and len(key) <= REQUEST_ID_CHARACTERS_MAX:
                 # At once: the cancellation may already be the next message.
                 self._cancellable[key] = work
-            self._tasks.spawn(self._serve(request, work, key))
+            # Eagerly: most requests wait for nothing, and are answered together with those that came with them.
+            self._tasks.spawn(self._serve(request, work, key), eager=True)
 
     def snapshot(self) -> EndpointStats:
         """The figures, as `$SRV.STATS` answers them."""
@@ -193,7 +194,7 @@ class EndpointServer:
         self._count(0.0, error)
         if self._refusing < REFUSALS_MAX:
             self._refusing += 1
-            self._tasks.spawn(self._send_refusal(request, error))
+            self._tasks.spawn(self._send_refusal(request, error), eager=True)
 
     async def _send_refusal(self, request: Incoming, error: JetloomError) -> None:
         try:
