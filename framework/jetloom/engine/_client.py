@@ -178,6 +178,8 @@ class Client:
             labels={**compiled.definition.labels, **(labels or {})},
             not_before=not_before.timestamp() if not_before is not None else None,
             timeout=timeout.total_seconds() if timeout is not None else None,
+            trace=current().trace,
+            trace_state=current().trace_state,
         )
         return body, self._run_id(compiled.definition.id, id, token)
 

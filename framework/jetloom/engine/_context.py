@@ -43,6 +43,8 @@ class Context:
         attempt: int,
         actor: Actor,
         deadline: float | None,
+        trace: str = "",
+        trace_state: str = "",
         still_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._transport = transport
@@ -53,6 +55,8 @@ class Context:
         self.unit = unit
         self.attempt = attempt
         self.actor = actor
+        self.trace = trace
+        self.trace_state = trace_state
         self._deadline = deadline
         self.emits: list[EmitRequest] = []
         self.noted = False

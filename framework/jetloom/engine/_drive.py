@@ -236,6 +236,8 @@ class Driver:
             attempt=attempt,
             actor=state.started.actor,
             deadline=unit.deadline,
+            trace=state.started.trace,
+            trace_state=state.started.trace_state,
         )
 
         def report(body: Body, ended: BodyEnded) -> None:

@@ -11,7 +11,8 @@ from ..clock import Clock
 from ..errors import StepTimeout, to_info
 from ..lifecycle import TaskSet
 from ..messages import through_codec
-from ..telemetry import Metrics
+from ..telemetry import Context as Travelling
+from ..telemetry import Metrics, use
 from ..types import JSON
 from .core import BodyEnded
 
@@ -122,13 +123,22 @@ async def run_body(
     """Runs a body to its end, whatever that is; only a cancellation that was not asked for by us passes through."""
     unit, attempt = context.unit, context.attempt
     limit: asyncio.Timeout | None = None
+    around = Travelling(
+        actor=context.actor,
+        trace=context.trace,
+        trace_state=context.trace_state,
+        correlation=context.run,
+        run=context.run,
+        step=context.step,
+    )
     try:
-        if seconds is None:
-            output = through_codec(await handler.function(context, value))
-        else:
-            limit = asyncio.timeout(seconds)
-            async with limit:
+        with use(around):
+            if seconds is None:
                 output = through_codec(await handler.function(context, value))
+            else:
+                limit = asyncio.timeout(seconds)
+                async with limit:
+                    output = through_codec(await handler.function(context, value))
     except asyncio.CancelledError:
         if not body.cancelled:
             raise

@@ -12,6 +12,7 @@ from enum import Enum
 
 from ..errors import ConditionFailed, Disconnected, OutcomeUnknown, PayloadTooLarge, Refused, RequestTimeout
 from ..messages import (
+    H_ACTOR,
     H_ATTEMPT,
     H_DEADLINE,
     H_HANDLER,
@@ -20,6 +21,8 @@ from ..messages import (
     H_REPLY,
     H_RUN,
     H_STEP,
+    H_TRACE,
+    H_TRACE_STATE,
     H_VERSION,
     VERSION,
     EventHeaders,
@@ -173,7 +176,10 @@ async def _task(shell: Shell, run: Run, task: SendTask, *, ensure: bool, sure: b
         H_REPLY: reply,
     }
     if state.started is not None:
-        headers["Jetloom-Actor"] = str(state.started.actor)
+        headers[H_ACTOR] = str(state.started.actor)
+        for name, value in ((H_TRACE, state.started.trace), (H_TRACE_STATE, state.started.trace_state)):
+            if value:
+                headers[name] = value
     if task.deadline is not None:
         headers[H_DEADLINE] = to_rfc3339(task.deadline)
     appended = await transport.append(
@@ -263,6 +269,7 @@ async def _event(shell: Shell, run: Run, output: PublishEvent) -> None:
         source=f"workflow/{run.workflow}",
         time=state.at,
         actor=state.started.actor if state.started is not None else None,
+        trace=state.started.trace if state.started is not None else "",
         correlation=run.id,
     )
     subject = shell.names.emit(run.id, state.inc, event.key, event.type)

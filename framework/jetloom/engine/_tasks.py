@@ -26,6 +26,8 @@ from ..messages import (
     H_ACTOR,
     H_DEADLINE,
     H_REPLY,
+    H_TRACE,
+    H_TRACE_STATE,
     Names,
     Result,
     SettledAnswer,
@@ -219,6 +221,8 @@ class Worker:
             attempt=address.attempt,
             actor=Actor.parse(actor) if actor else SYSTEM,
             deadline=deadline,
+            trace=delivery.headers.get(H_TRACE, ""),
+            trace_state=delivery.headers.get(H_TRACE_STATE, ""),
         )
         handler, body = self._handlers[address.handler], Body()
         key = (address.run, address.inc, address.step, address.attempt)

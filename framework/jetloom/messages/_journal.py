@@ -37,6 +37,8 @@ class RunStarted(_Record, frozen=True, tag="run_started"):
     timeout: float | None = None
     parent: ParentRef | None = None
     notify: str = ""
+    trace: str = ""
+    trace_state: str = ""
 
 
 class Driven(_Record, frozen=True, tag="driven"):

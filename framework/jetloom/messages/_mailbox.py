@@ -19,7 +19,7 @@ class ParentRef(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """`hash` = `input_hash(workflow, input)`; `not_before` and `timeout` in seconds (epoch, duration). `notify` is an
-    inbox (`_INBOX.…`) that is told the end, once and without a guarantee."""
+    inbox (`_INBOX.…`) that is told the end, once and without a guarantee. `trace` and `trace_state` are W3C's."""
 
     workflow: str
     hash: str
@@ -32,6 +32,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout: float | None = None
     parent: ParentRef | None = None
     notify: str = ""
+    trace: str = ""
+    trace_state: str = ""
 
 
 class EmitRequest(msgspec.Struct, frozen=True, omit_defaults=True):

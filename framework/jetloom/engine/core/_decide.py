@@ -198,6 +198,8 @@ def _run_started(draft: Draft, start: Start) -> RunStarted:
         timeout=start.timeout,
         parent=start.parent,
         notify=start.notify,
+        trace=start.trace,
+        trace_state=start.trace_state,
     )
 
 
