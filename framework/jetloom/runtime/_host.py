@@ -40,6 +40,9 @@ DRAIN_SECONDS = 20.0
 DRAIN_HOOK_SECONDS = 1.0
 """What a module's `drain` gets at least, even when the process stops at once."""
 
+DRAIN_HOOK_SHARE = 0.5
+"""Of a drain's time that the modules' `drain` may use up: the rest is for handlers that run."""
+
 LAG_SECONDS_MAX = 2.0
 """A loop that ran its last look this late takes no new work in time: requests wait 5 s by default."""
 
@@ -277,7 +280,7 @@ class Host:
         failures: list[str] = []
 
         async def drain(module: Module) -> None:
-            error = await _call(module, module.drain, max(seconds, DRAIN_HOOK_SECONDS))
+            error = await _call(module, module.drain, max(seconds * DRAIN_HOOK_SHARE, DRAIN_HOOK_SECONDS))
             if error is not None:
                 failures.append(_failure(module, "drain", error))
                 _logger.error("drain failed", extra={"of_module": module.id}, exc_info=error)
