@@ -1,4 +1,4 @@
-"""The two servers that the suite runs on."""
+"""What the suite runs on: the memory twin, and a real server with the hot path and without it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def conformance_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     asyncio.run(server.stop())
 
 
-@pytest.fixture(params=["twin", "server"])
+@pytest.fixture(params=["twin", "hot", "plain"])
 def run_on(request: pytest.FixtureRequest) -> Runner:
-    """Runs a scenario on one of the two."""
+    """Runs a scenario on one of the three."""
     if request.param == "twin":
         return run_on_twin
     url: str = request.getfixturevalue("conformance_url")
-    return partial(run_on_server, url)
+    return partial(run_on_server, url, hot_path=request.param == "hot")

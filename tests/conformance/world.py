@@ -80,7 +80,7 @@ class TwinWorld(_Names):
         return self.clock.now()
 
 
-class _Proxy:
+class Proxy:
     """A TCP relay that can be cut, so that one connection is lost while the server lives on."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -136,20 +136,21 @@ class _Proxy:
 class ServerWorld(_Names):
     twin = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, hot_path: bool | None = None) -> None:
         super().__init__()
         self.url = url
-        self._proxies: dict[int, _Proxy] = {}
+        self.hot_path = hot_path
+        self._proxies: dict[int, Proxy] = {}
         self._transports: list[Transport] = []
 
     async def connect(self, name: str) -> Transport:
         from jetloom.transport import connect
 
         parts = urlsplit(self.url)
-        proxy = _Proxy(parts.hostname or "127.0.0.1", parts.port or 4222)
+        proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 4222)
         await proxy.start()
         user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        transport = await connect(f"nats://{user}127.0.0.1:{proxy.port}", name=name)
+        transport = await connect(f"nats://{user}127.0.0.1:{proxy.port}", name=name, hot_path=self.hot_path)
         self._proxies[id(transport)] = proxy
         self._transports.append(transport)
         return transport
@@ -184,9 +185,9 @@ def run_on_twin(scenario: Scenario) -> None:
     run_virtual(main, seed=1)
 
 
-def run_on_server(url: str, scenario: Scenario) -> None:
+def run_on_server(url: str, scenario: Scenario, *, hot_path: bool | None = None) -> None:
     async def main() -> None:
-        world = ServerWorld(url)
+        world = ServerWorld(url, hot_path=hot_path)
         try:
             await scenario(world)
         finally:
