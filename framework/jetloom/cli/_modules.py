@@ -333,7 +333,7 @@ def module_view(view: ModuleView) -> RenderableType:
                 Text(f"{point.response or '-'}{' in parts' if point.parts else ''}"),
                 str(point.requests),
                 str(point.errors),
-                duration(point.average_seconds) if point.requests else "-",
+                f"{point.average_seconds * 1000:.2f} ms" if point.requests else "-",
             )
         parts += [Text(), table]
         parts += [
