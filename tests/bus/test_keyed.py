@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import defaultdict
 from random import Random
 from typing import Any
@@ -20,6 +21,12 @@ from tests.bus.kit import TYPE, Order, Seen, Shop, failing, quiet, run_killing, 
 from tests.runtime.world import Runner, run_on_twin, until
 
 KEY = "event.payload.key"
+
+# What a killed process had under way is never awaited.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
 
 
 def orders_of(seen: list[Event[Order]]) -> dict[str, list[int]]:
@@ -257,7 +264,9 @@ def test_a_broadcast_has_order_without_a_lock() -> None:
 EVENTS = 60
 KEYS = 4
 NAMES = Names("sim")
-RATES = FaultRates(repeat=0.02, muted=0.01, lost=0.005, cut_before=0.002, cut_after=0.002, late_redelivery=0.1)
+RATES = FaultRates(
+    repeat=0.02, muted=0.01, lost=0.005, cut_before=0.002, cut_after=0.002, late_redelivery=0.1
+)
 
 
 class Universe:
@@ -359,9 +368,6 @@ def _with(handler: Any, work: Any) -> Any:
     return msgspec.structs.replace(handler, function=work)
 
 
-# What a killed process had under way is never awaited.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("block", range(10))
 def test_order_through_every_trouble(block: int, caplog: pytest.LogCaptureFixture) -> None:
     """Under 100 seeds of kills, freezes, cuts, failures and poison every event is handled, each key's in order."""
@@ -375,5 +381,6 @@ def test_order_through_every_trouble(block: int, caplog: pytest.LogCaptureFixtur
 
         try:
             run_virtual(main, seed=seed, limit=2_000)
+            gc.collect()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error

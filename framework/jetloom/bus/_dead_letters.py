@@ -118,7 +118,7 @@ class DeadLetters:
         message_id = f"{letter.module}.{letter.handler}.{letter.stream}.{letter.source_sequence}"
         if letter.replays:
             # Within the window the letter itself would be taken for a repetition of the first one.
-            message_id += f".{letter.at:.6f}"
+            message_id += f".{letter.replays}.{letter.at:.6f}"
         for number in range(TRIES_MAX):
             try:
                 done = await self._transport.append(subject, data, headers=headers, message_id=message_id)
