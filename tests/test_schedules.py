@@ -72,7 +72,7 @@ class Walk:
     def times_of_day(self, after: float, until: float) -> list[float]:
         """Each time of day that the line names, at the first minute whose clock shows it, or a later one."""
         shown: dict[datetime, float] = {}
-        for each in self.minutes(after - 90_000, until + 90_000):
+        for each in self.minutes(after - 10_000, until + 10_000):
             shown.setdefault(self.local(each), each)
         found: set[float] = set()
         wall = min(shown)
@@ -111,17 +111,17 @@ def lines() -> st.SearchStrategy[str]:
     return st.tuples(fields(0, 59), hours, days).map(" ".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     lines(),
     st.sampled_from(ZONES).flatmap(lambda zone: st.tuples(st.just(zone), st.sampled_from(CHANGES[zone]))),
-    st.integers(-36, 6),
+    st.integers(-20, 4),
 )
 def test_agrees_with_a_walk_over_every_minute(line: str, where: tuple[str, str], hours: int) -> None:
     """Around every clock change, of an hour and of half one, a line is due exactly when its clock says so."""
     zone, change = where
     after = instant(change) + hours * 3600.0 + 17
-    until = after + 40 * 3600
+    until = after + 26 * 3600
     schedule = Schedule.parse(line, zone)
     found = schedule.between(after, until, 10_000)
     assert found == Walk(line, zone).between(after, until)

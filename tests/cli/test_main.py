@@ -51,6 +51,8 @@ def test_the_commands_are_those_that_are_documented() -> None:
         *("modules list", "modules show", "call"),
         *("config show", "config check", "config schema"),
         *("locks list", "locks show"),
+        *("schedules list", "schedules show", "schedules next"),
+        *("schedules trigger", "schedules pause", "schedules resume"),
     }
 
 

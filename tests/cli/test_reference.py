@@ -18,6 +18,7 @@ PAGES = (
     "docs/how-to/operate.md",
     "docs/how-to/requests.md",
     "docs/how-to/locks.md",
+    "docs/how-to/schedules.md",
     "docs/how-to/shared-state.md",
     "docs/how-to/modules.md",
     "docs/how-to/configuration.md",

@@ -116,8 +116,7 @@ def test_each_instant_is_called_for_once_over_all_replicas(run_on: Runner) -> No
         for replica in replicas:
             assert await replica.drain(5) == 0
         assert consecutive(calls.seconds, 1.0), calls.seconds
-        assert all(tick.missed == 0
-        assert not tick.manual for tick in calls.ticks)
+        assert not any(tick.missed or tick.manual for tick in calls.ticks)
         assert all(0 <= (tick.fired - tick.scheduled).total_seconds() < 1 for tick in calls.ticks)
 
     run_on(scenario)
@@ -448,9 +447,7 @@ def test_the_same_rule_again_keeps_its_state() -> None:
             count = len(calls.ticks)
             await until_called(calls, count + 2)
             await ticks.drain(5)
-        assert all(
-            later - earlier >= 5 for earlier, later in pairwise(calls.seconds)
-        )
+        assert all(later - earlier >= 5 for earlier, later in pairwise(calls.seconds))
         assert (await (await schedules(world)).show("m.job")).missed == "once"
 
     run_on_twin(scenario)

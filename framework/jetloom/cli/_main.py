@@ -17,6 +17,7 @@ from . import (
     _locks,
     _modules,
     _runs,
+    _schedules,
     _serve,
     _validate,
     _workflows,
@@ -68,6 +69,7 @@ def build_app() -> App:
     app.command(_runs.start)
     app.command(_runs.app)
     app.command(_workflows.app)
+    app.command(_schedules.app)
     app.command(_events.publish)
     app.command(_events.events)
     app.command(_events.dlq)
