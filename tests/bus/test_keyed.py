@@ -278,7 +278,8 @@ class Universe:
         self.loop = loop
         self.random = Random(seed)
         self.clock = VirtualClock(loop, seed)
-        self.server = MemoryServer(self.clock, faults=SeededFaults(seed, RATES))
+        self.server = MemoryServer(self.clock)
+        self.faults = SeededFaults(seed, RATES)
         self.handled: list[tuple[float, str, Event[Order]]] = []
         self.ended: set[int] = set()
         self.generation = 0
@@ -332,6 +333,7 @@ class Universe:
         publisher = self.server.connect("publisher")
         for make in (markers_asset, events_asset, dlq_asset):
             await publisher.ensure(make(NAMES))
+        self.server.faults = self.faults
         alive = [self.spawn(), self.spawn()]
         for number in range(EVENTS):
             body = b'{"id":"o%d","key":"k%d"}' % (number, self.random.randrange(KEYS))

@@ -4,7 +4,8 @@ One replica is active: the one that holds the handler's lock. The others stand b
 sorted by key and sequence, and hands nothing out while something older may be under way elsewhere. It is *settled* when
 
 - the server has no more messages out than are held here, and none arrived between asking and answering; and
-- what a former holder may still have been given has come back: its requests have ended and their ack wait is over.
+- nothing held was ever given to anybody else; or else what a former holder may still have been given has come back:
+  its requests have ended, and their ack wait is over.
 
 The server numbers a consumer's deliveries. A number that does not follow the last one says that a delivery went astray
 (to a former holder, or into a connection that was lost): from then on nothing is handed out until it is settled again.
@@ -240,11 +241,12 @@ class _Lead[T]:
             return
         if state is None or moves != self._moves:
             return
-        if state.unacknowledged == 0 and not self._lanes.held:
-            # Nothing is out anywhere.
-            self.settled = True
-        elif state.unacknowledged <= len(self._lanes) and now >= self._not_before:
-            self.settled = True
+        if state.unacknowledged > len(self._lanes):
+            return
+        # What nobody else was ever given is out only here, and the count is exact. Of what comes again a former
+        # holder's answer may have arrived late: held here, counted there no more, it hides one that is out elsewhere.
+        ours = all(item.delivery.count == 1 for item in self._lanes.held.values())
+        self.settled = ours or now >= self._not_before
 
     # -- handling
     def _may(self) -> bool:
