@@ -138,11 +138,11 @@ class TickSubscription:
         handler = self.handler
         await self.schedules.ensure(handler.module, handler.name)
         await self.run_once()
-        self._supervisor.run("tick-beats", self._beat)
-        self._supervisor.run("schedule-look", self._look)
         self._pull = await self._transport.pull(
             self._stream, self._consumer, self._take, capacity=self._capacity, expiry=PULL_EXPIRY, batch=1
         )
+        self._supervisor.run("tick-beats", self._beat)
+        self._supervisor.run("schedule-look", self._look)
 
     async def drain(self, seconds: float) -> int:
         """Stops pulling, lets a call end for `seconds`, else gives its tick back; how many were interrupted."""
