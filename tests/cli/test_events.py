@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 import pytest
 
-from jetloom.bus import DeadLetters
+from jetloom.bus import DeadLetters, ReplayOutcome
 from jetloom.cli._events import EventLine, Letter
 from jetloom.clock import SYSTEM_CLOCK
 from jetloom.errors import ErrorInfo
@@ -22,6 +22,10 @@ from tests.cli.memory import open_memory
 class Page(msgspec.Struct):
     dead_letters: list[Letter]
     next: int
+
+
+class Replayed(msgspec.Struct):
+    replayed: list[ReplayOutcome]
 
 
 async def store_events(transport: Transport, names: Names) -> None:
@@ -124,3 +128,37 @@ def test_an_empty_namespace_is_named(run: Run, world: World) -> None:
         assert ended.code == 3
         assert "namespace 'jetloom' has no streams" in ended.err
         assert "jetloom dev" in ended.err
+
+
+def test_letters_are_dropped_by_number_or_filter(run: Run) -> None:
+    """One by its number at once, several only with --yes; nothing chosen, or both ways, is bad input."""
+    assert run("dlq", "drop", "1", "--json").json() == {"dropped": 1}
+    assert run("dlq", "drop", "9").code == 3
+    told = run("dlq", "drop", "--module", "orders")
+    assert (told.code, "1 dead letter(s) match" in told.err) == (2, True)
+    assert run("dlq", "drop", "--code", "decode.failed", "--yes", "--json").json() == {"dropped": 1}
+    assert run("dlq", "drop", "--since", "1h", "--code", "other", "--yes", "--json").json() == {"dropped": 0}
+    for words in (
+        ("dlq", "drop"),
+        ("dlq", "drop", "1", "--all"),
+        ("dlq", "replay"),
+        ("dlq", "drop", "--limit", "-1"),
+    ):
+        assert run(*words).code == 2
+
+
+def test_a_replay_without_a_replica_says_so(run: Run) -> None:
+    """Nobody answers: exit 1, and the module is named."""
+    ended = run("dlq", "replay", "1")
+    assert ended.code == 1
+    assert "no replica of module 'orders' runs: start one" in ended.out
+    outcome = run("dlq", "replay", "--all", "--json").read(Replayed).replayed[0]
+    assert (outcome.sequence, outcome.module, outcome.outcome) == (1, "orders", "unserved")
+    assert run("dlq", "replay", "--module", "nobody").out == "no dead letters match\n"
+
+
+def test_a_conditional_publish(run: Run) -> None:
+    """Another last event of the type is a conflict."""
+    assert run("publish", "shop.order.placed", "1", "--expected-last", "1", "--ttl", "1h").code == 0
+    assert run("publish", "shop.order.placed", "1", "--expected-last", "0").code == 4
+    assert run("publish", "shop.order.placed", "1", "--ttl", "100ms").code == 2

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from ..errors import InvalidInput
 from ..types import JSON  # msgspec reads the annotation
-from . import _session
+from . import _dlq, _session
 from ._common import Common, current_actor, parse_duration, read_json
 from ._emit import say, show
 from ._process import run_command
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 events = App(name="events", help="Watch the events of the namespace.", help_format="plaintext")
 dlq = App(
-    name="dlq", help="Look at dead letters: what could not be processed, and why.", help_format="plaintext"
+    name="dlq",
+    help="Dead letters: what could not be processed and why; replay or drop them.",
+    help_format="plaintext",
 )
+
+dlq.command(_dlq.replay)
+dlq.command(_dlq.drop)
 
 SOURCE = "jetloom.cli"
 
@@ -55,10 +60,24 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
     headers: dict[str, str] = {}
     stack: str = ""
     truncated: bool = False
+    replays: int = 0
+    first_code: str = ""
+    first_reason: str = ""
+    first_at: float = 0
     payload: JSON = None
 
 
-def publish(type: str, payload: str = "null", /, *, id: str | None = None, common: Common = _DEFAULT) -> None:
+def publish(
+    type: str,
+    payload: str = "null",
+    /,
+    *,
+    id: str | None = None,
+    expected_last: int | None = None,
+    ttl: str | None = None,
+    correlation: str | None = None,
+    common: Common = _DEFAULT,
+) -> None:
     """Publish an event; returns when it is stored.
 
     For example:
@@ -74,10 +93,17 @@ def publish(type: str, payload: str = "null", /, *, id: str | None = None, commo
         JSON, @file or @- for stdin.
     id
         The event's id: the same one again within the stream's window is stored once. Otherwise one is made.
+    expected_last
+        Store it only if the last event of this type has this sequence (0: there is none); otherwise exit 4.
+    ttl
+        After this long the event leaves the stream: 90s, 5m; at least 1s.
+    correlation
+        What it belongs together with.
     """
     from ..messages import check_event_type
 
     check_event_type(type)
+    lives = None if ttl is None else parse_duration(ttl, "--ttl")
     value = read_json(payload, "the payload")
 
     async def main() -> None:
@@ -95,7 +121,9 @@ def publish(type: str, payload: str = "null", /, *, id: str | None = None, commo
                 source=SOURCE,
                 actor=current_actor(),
             )
-            sequence = await bus.publish(type, value, id=event_id)
+            sequence = await bus.publish(
+                type, value, id=event_id, expected_last=expected_last, ttl=lives, correlation=correlation
+            )
             answer = {"id": event_id, "type": type, "sequence": sequence}
             show(
                 common.json,
@@ -166,7 +194,12 @@ def tail_events(
 
 @dlq.command(name="list")
 def list_dead_letters(
-    *, module: str | None = None, limit: int = 50, after: int = 0, common: Common = _DEFAULT
+    *,
+    module: str | None = None,
+    handler: str | None = None,
+    limit: int = 50,
+    after: int = 0,
+    common: Common = _DEFAULT,
 ) -> None:
     """List dead letters: module, handler and the reason.
 
@@ -179,6 +212,8 @@ def list_dead_letters(
     ----------
     module
         Only those of this module.
+    handler
+        Only those of this handler.
     limit
         How many, 1 to 1000.
     after
@@ -194,7 +229,12 @@ def list_dead_letters(
         async with _session.open_session(common) as session:
             await session.require_stream(session.names.dlq_stream)
             page, cursor = await read_page(
-                session.transport, session.names, module=module or "", limit=limit, after=after
+                session.transport,
+                session.names,
+                module=module or "",
+                handler=handler or "",
+                limit=limit,
+                after=after,
             )
             letters = [to_letter(each) for each in page]
             now = session.clock.now()
@@ -263,6 +303,10 @@ def to_letter(letter: DeadLetter) -> Letter:
         headers=letter.headers,
         stack=letter.stack,
         truncated=letter.truncated,
+        replays=letter.replays,
+        first_code=letter.first_code,
+        first_reason=letter.first_reason,
+        first_at=letter.first_at,
         payload=read_payload(letter.data),
     )
 

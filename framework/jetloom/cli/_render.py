@@ -254,7 +254,10 @@ def dead_letter_table(letters: Sequence[Letter], *, now: float) -> RenderableTyp
             duration(now - letter.at),
             Text(letter.module),
             Text(letter.handler),
-            Text(f"{letter.code}: {letter.reason}"),
+            Text(
+                f"{letter.code}: {letter.reason}"
+                + (f" (replayed {letter.replays}x)" if letter.replays else "")
+            ),
         )
     return table
 
@@ -272,6 +275,9 @@ def dead_letter_view(letter: Letter) -> RenderableType:
             f"{letter.subject} (sequence {letter.source_sequence}, delivered {letter.deliveries} times)",
         ),
     ]
+    if letter.replays:
+        rows.append(("replays", f"{letter.replays}, each in vain"))
+        rows.append(("first", Text(f"{letter.first_code}: {letter.first_reason}, {moment(letter.first_at)}")))
     rows.extend((name, value) for name, value in sorted(letter.headers.items()))
     payload = "left out: there was no room; read it from the event's stream" if letter.truncated else ""
     rows.append(("payload", payload or value_text(letter.payload)))
