@@ -12,18 +12,18 @@ PAYLOAD = 16 * 1024
 
 
 async def chain(scope: Scope) -> None:
-    for concurrency in CONCURRENCIES:
+    for concurrency in scope.pick(CONCURRENCIES, CONCURRENCIES, (8,)):
         await _load(scope, "chain", concurrency)
     await on_dbos(scope, dbos_chain)
 
 
 async def chain_remote(scope: Scope) -> None:
-    for concurrency in (1, 64):
+    for concurrency in scope.pick((1, 64), (1, 64), (8,)):
         await _load(scope, "chain", concurrency, remote=True)
 
 
 async def payload(scope: Scope) -> None:
-    for concurrency in (1, 64):
+    for concurrency in scope.pick((1, 64), (1, 64), (8,)):
         await _load(scope, "payload", concurrency, size=PAYLOAD)
 
 

@@ -14,9 +14,9 @@ PARTS_QUICK = 200
 
 
 async def engines(scope: Scope) -> None:
-    for count in ENGINES:
+    for count in scope.pick(ENGINES, ENGINES, (2,)):
         await _chain(scope, count)
-    for count in ENGINES:
+    for count in scope.pick(ENGINES, ENGINES, (2,)):
         await _results(scope, count)
 
 
@@ -28,7 +28,7 @@ async def _chain(scope: Scope, count: int) -> None:
         served = [await stack.enter_async_context(scope.child("engine", config)) for _ in range(count)]
         client = await stack.enter_async_context(scope.child("runs", config))
         await client.ask("register", Given(name="chain"))
-        load = Given(name="chain", concurrency=256, seconds=scope.seconds(4.0))
+        load = Given(name="chain", concurrency=scope.pick(256, 256, 16), seconds=scope.seconds(4.0))
         found = await client.ask("load", load)
         await client.ask("verify", Given(steps=3))
         await _appends(scope, case, served)
@@ -37,7 +37,7 @@ async def _chain(scope: Scope, count: int) -> None:
 
 
 async def _results(scope: Scope, count: int) -> None:
-    parts = PARTS if scope.full else PARTS_QUICK
+    parts = scope.pick(PARTS, PARTS_QUICK, 20)
     case, reduced = f"{parts:,} remote steps, {_named(count)}", parts < PARTS
     scope.progress(case)
     async with scope.server() as server, AsyncExitStack() as stack:
@@ -46,7 +46,7 @@ async def _results(scope: Scope, count: int) -> None:
         await stack.enter_async_context(scope.child("worker", config))
         client = await stack.enter_async_context(scope.child("runs", config))
         await client.ask("register", Given(name="fanout", steps=parts))
-        found = await client.ask("one", Given(name="fanout", count=5 if scope.full else 2, seconds=60))
+        found = await client.ask("one", Given(name="fanout", count=scope.pick(5, 2, 1), seconds=60))
         await client.ask("verify", Given(steps=parts + 1))
         await _appends(scope, case, served, reduced=reduced)
     scope.sample(case, "time", found.p50, "ms", reduced=reduced)

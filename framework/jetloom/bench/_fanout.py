@@ -12,14 +12,14 @@ MESSAGES = 200
 
 
 async def fanout(scope: Scope) -> None:
-    await _fanout(scope, 100, 50 if scope.full else 10)
-    wide = WIDE if scope.full else WIDE_QUICK
-    await _fanout(scope, wide, 3 if scope.full else 1)
+    await _fanout(scope, 100, scope.pick(50, 10, 1))
+    wide = scope.pick(WIDE, WIDE_QUICK, 200)
+    await _fanout(scope, wide, scope.pick(3, 1, 1))
     await on_dbos(scope, dbos_fanout)
 
 
 async def _fanout(scope: Scope, steps: int, runs: int) -> None:
-    case, reduced = f"{steps:,} steps", steps == WIDE_QUICK
+    case, reduced = f"{steps:,} steps", steps not in (100, WIDE)
     scope.progress(case)
     async with scope.server() as server:
         config = Given(url=server.url)
@@ -35,7 +35,7 @@ async def _fanout(scope: Scope, steps: int, runs: int) -> None:
 
 
 async def message(scope: Scope) -> None:
-    count = MESSAGES if scope.full else MESSAGES // 4
+    count = scope.pick(MESSAGES, MESSAGES // 4, 3)
     async with scope.server() as server:
         config = Given(url=server.url)
         async with scope.child("engine", config) as engine, scope.child("runs", config) as client:

@@ -40,7 +40,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for. `repeat` 0 leaves the number of repetitions to the size."""
 
     workloads: tuple[str, ...] = ()
-    size: Literal["full", "quick"] = "full"
+    size: Literal["full", "quick", "smoke"] = "full"
+    """`smoke` proves that a workload runs, and measures nothing."""
     repeat: int = 0
     sync_always: bool = False
     peers: bool = False
@@ -169,7 +170,17 @@ class Scope:
 
     def seconds(self, full: float) -> float:
         """How long a closed loop runs."""
-        return full if self.full else max(0.5, full / 4)
+        return self.pick(full, max(0.5, full / 4), 0.3)
+
+    def pick[T](self, full: T, quick: T, smoke: T) -> T:
+        """What belongs to the size that was asked for."""
+        match self.options.size:
+            case "full":
+                return full
+            case "quick":
+                return quick
+            case "smoke":
+                return smoke
 
     def case(self, name: str, *, reduced: bool = False) -> str:
         return f"{name}{REDUCED if reduced else ''}{ALWAYS if self.always else ''}"

@@ -19,7 +19,7 @@ async def history(scope: Scope) -> None:
 
 
 async def _long_run(scope: Scope) -> None:
-    steps = STEPS if scope.full else STEPS_QUICK
+    steps = scope.pick(STEPS, STEPS_QUICK, 50)
     case, reduced = f"{steps:,} steps in a row", not scope.full
     scope.progress(case)
     async with scope.server() as server:
@@ -42,7 +42,7 @@ async def _many_runs(scope: Scope) -> None:
         config = Given(url=server.url)
         async with scope.child("engine", config) as engine, scope.child("runs", config) as client:
             await client.ask("register", Given(name="chain"))
-            for finished in FINISHED if scope.full else FINISHED_QUICK:
+            for finished in scope.pick(FINISHED, FINISHED_QUICK, (0, 100)):
                 case, reduced = f"{finished:,} finished runs", not scope.full
                 scope.progress(case)
                 if finished:

@@ -61,7 +61,7 @@ async def _measure(
 async def dbos_chain(scope: Scope, name: str, url: str) -> None:
     async with scope.child("dbos", Given(url=url)) as engine:
         total = 0
-        for concurrency in CONCURRENCIES:
+        for concurrency in scope.pick(CONCURRENCIES, CONCURRENCIES, (1,)):
             scope.progress(f"{name} at {concurrency}")
             meter = Meter(**{name.replace(" ", "_"): engine.pid})
             # Long enough for some rounds of all callers, whatever the size of the benchmark.
@@ -77,7 +77,7 @@ async def dbos_chain(scope: Scope, name: str, url: str) -> None:
 
 
 async def dbos_fanout(scope: Scope, name: str, url: str) -> None:
-    runs = 20 if scope.full else 5
+    runs = scope.pick(20, 5, 1)
     async with scope.child("dbos", Given(url=url)) as engine:
         scope.progress(f"{name}, {STEPS} steps")
         await engine.ask("one", Given(name="fanout", steps=STEPS, count=1))

@@ -14,7 +14,7 @@ ALL_SECONDS = 60.0
 
 
 async def recovery(scope: Scope) -> None:
-    runs = RUNS if scope.full else RUNS_QUICK
+    runs = scope.pick(RUNS, RUNS_QUICK, 6)
     await _recover(scope, "restarted", runs, second=False)
     await _recover(scope, "second engine", runs, second=True)
     await on_dbos(scope, lambda scope, name, url: dbos_recovery(scope, name, url, runs))

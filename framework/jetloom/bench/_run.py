@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -40,7 +41,11 @@ def run_bench(options: Options, say: Callable[[str], None]) -> Report:
     check_machine(workloads, options)
     header = make_header(options)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_run(workloads, options, header, say))
+        try:
+            return runner.run(_run(workloads, options, header, say))
+        except asyncio.CancelledError:
+            # SIGTERM; asyncio makes the same of Ctrl-C.
+            raise KeyboardInterrupt from None
 
 
 def check_machine(workloads: Sequence[Workload], options: Options) -> None:
@@ -99,6 +104,9 @@ async def _run(
     workloads: Sequence[Workload], options: Options, header: dict[str, object], say: Callable[[str], None]
 ) -> Report:
     samples, failed = Samples(), dict[str, str]()
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     profiles = (False, True) if options.sync_always else (False,)
     began = SYSTEM_CLOCK.monotonic()
     with tempfile.TemporaryDirectory(prefix="jetloom-bench-") as folder:

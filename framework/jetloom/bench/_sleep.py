@@ -25,11 +25,12 @@ END_SECONDS = 300.0
 
 
 async def sleep(scope: Scope) -> None:
-    few = FEW if scope.full else FEW_QUICK
-    for name, seconds in (("held", HELD_SECONDS), ("fired", FIRED_SECONDS)):
+    few = scope.pick(FEW, FEW_QUICK, 5)
+    held = scope.pick(HELD_SECONDS, HELD_SECONDS, 0.3)
+    for name, seconds in (("held", held), ("fired", FIRED_SECONDS)):
         case = f"{few:,} runs of {seconds:g} s, {name}"
         await _sleep(scope, case, few, seconds, few * 10, reduced=few < FEW)
-    many = MANY if scope.full else MANY_QUICK
+    many = scope.pick(MANY, MANY_QUICK, 10)
     far = FAR_SECONDS if scope.full else FIRED_SECONDS
     reduced = many < MANY
     await _sleep(
