@@ -71,6 +71,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._halt = False
         self._over = False
         self._still = 0
+        self._idle: deque[asyncio.Future[None]] = deque()
 
     # -- processes
 
@@ -101,6 +102,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
     async def never(self) -> None:
         """Waits for ever."""
         await self.create_future()
+
+    async def idle(self) -> None:
+        """Returns when nothing is left to run at this moment: everybody waits for time to pass, or for ever.
+
+        What several tasks do that wait for this, each does after another.
+        """
+        future = self.create_future()
+        self._idle.append(future)
+        await future
 
     def tasks_of(self, process: str) -> list[asyncio.Task[Any]]:
         return [task for task in asyncio.all_tasks(self) if task.get_context().get(PROCESS) == process]
@@ -173,7 +183,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _turn(self) -> None:
         queue = self._queue
-        if not queue:
+        if not queue and not self._release():
             self._jump()
         count = len(queue)
         self.turns += count
@@ -202,6 +212,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self.call_exception_handler(
                     {"message": f"exception in callback {handle!r}", "exception": error, "handle": handle}
                 )
+
+    def _release(self) -> bool:
+        """Lets one who waits for `idle` go on, unless a timer is due at this very moment."""
+        if not self._idle or any(when <= self._now for when, _, _ in self._timers[:1]):
+            return False
+        while self._idle:
+            future = self._idle.popleft()
+            if not future.done():
+                future.set_result(None)
+                return True
+        return False
 
     def _mixed(self, count: int) -> list[asyncio.Handle]:
         queue, order = self._queue, self._random
