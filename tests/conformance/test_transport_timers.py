@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from jetloom.errors import (
+    ConditionFailed,
     Refused,
 )
 from jetloom.transport import (
@@ -130,6 +131,82 @@ async def test_schedule_refused(world: World) -> None:
         with pytest.raises(Refused) as refused:
             await t.append(subject, b"x", schedule=schedule)
         assert (schedule, refused.value.server_code) == (schedule, code)
+
+
+@scenario
+async def test_schedule_once_by_name(world: World) -> None:
+    """Of several who arm the same timer the first one does, until it has fired; a wildcard cancels all of a name."""
+    t = await world.connect("a")
+    name, p, box = await timers(world, t)
+    rule = Schedule(at(world, 1.0), f"{p}.wake.1")
+    await t.append(f"{p}.cron.m.n.1", b"first", expected=0, schedule=rule)
+    with pytest.raises(ConditionFailed):
+        await t.append(f"{p}.cron.m.n.1", b"second", expected=0, schedule=rule)
+    await until(lambda: box.got, "the timer fires")
+    assert [one.data for one in box.got] == [b"first"]
+    later = Schedule(at(world, 60), f"{p}.wake.1")
+
+    async def again() -> bool:
+        try:
+            await t.append(f"{p}.cron.m.n.1", b"third", expected=0, schedule=later)
+        except ConditionFailed:
+            return False
+        return True
+
+    await until_true(again, "the name is free again")
+    await t.append(f"{p}.cron.m.n.2", b"fourth", expected=0, schedule=later)
+    await t.append(f"{p}.cron.m.other.2", b"fifth", expected=0, schedule=later)
+    assert await t.purge(name, f"{p}.cron.m.n.*") == 2
+
+
+@scenario
+async def test_ticks_one_at_a_time(world: World) -> None:
+    """With one allowed in work, the next message waits while one is worked on, and while it waits for its next try."""
+    t = await world.connect("a")
+    name, p = await stream(world, t, retention="workqueue", schedules=True)
+    await t.ensure(
+        ConsumerAsset(stream=name, name="tick", filters=(f"{p}.tick.m.n",), ack_wait=10, ack_pending_max=1)
+    )
+    one, other = Box(t, 1), Box(t, 1)
+    pulls = [await box.open(name, "tick", batch=1) for box in (one, other)]
+    await t.append(f"{p}.tick.m.n", b"1")
+    await t.append(f"{p}.tick.m.n", b"2")
+    both = lambda: sorted(one.got + other.got, key=lambda each: (each.sequence, each.count))  # noqa: E731
+    await until(lambda: len(both()) == 1, "the first is delivered")
+    await elapse(0.5)
+    assert len(both()) == 1
+    await t.nak(both()[0].ack_subject, 0.8)
+    await elapse(0.4)
+    assert len(both()) == 1
+    await until(lambda: len(both()) == 2, "it comes again")
+    assert [(each.data, each.count) for each in both()] == [(b"1", 1), (b"1", 2)]
+    await t.ack(both()[1].ack_subject)
+    await until(lambda: len(both()) == 3, "the second is delivered")
+    assert both()[2].data == b"2"
+    await t.ack(both()[2].ack_subject)
+    for pull in pulls:
+        await pull.stop()
+
+
+@scenario
+async def test_ticks_of_two_kinds_beside_each_other(world: World) -> None:
+    """A work queue takes consumers of one token and of two; one that matches both is narrowed by an update first."""
+    t = await world.connect("a")
+    name, p = await stream(world, t, retention="workqueue", schedules=True)
+    await t.ensure(ConsumerAsset(stream=name, name="ticks", filters=(f"{p}.tick.>",)))
+    mine = ConsumerAsset(stream=name, name="tick=m=n", filters=(f"{p}.tick.m.n",))
+    with pytest.raises(Refused) as refused:
+        await t.ensure(mine)
+    assert refused.value.server_code == 10100
+    await t.ensure(ConsumerAsset(stream=name, name="ticks", filters=(f"{p}.tick.*",), update=True))
+    await t.ensure(mine)
+    box = Box(t)
+    pull = await box.open(name, "tick=m=n")
+    await t.append(f"{p}.tick.trigger", b"not this")
+    await t.append(f"{p}.tick.m.n", b"this")
+    await until(lambda: box.got, "it arrives")
+    assert [one.data for one in box.got] == [b"this"]
+    await pull.stop()
 
 
 # -- sources
