@@ -123,9 +123,7 @@ class DefinitionInvalid(InvalidInput):
     def __init__(self, source: str, findings: list[str]) -> None:
         lines = "\n".join(f"  {finding}" for finding in findings)
         super().__init__(
-            f"{source}: {len(findings)} finding(s):\n{lines}",
-            source=source,
-            findings=list(findings),
+            f"{source}: {len(findings)} finding(s):\n{lines}", source=source, findings=list(findings)
         )
 
 
@@ -136,9 +134,7 @@ class SchemaMismatch(InvalidInput):
 
     def __init__(self, what: str, errors: list[str]) -> None:
         super().__init__(
-            f"{what} does not fit its schema: {'; '.join(errors)}",
-            what=what,
-            errors=list(errors),
+            f"{what} does not fit its schema: {'; '.join(errors)}", what=what, errors=list(errors)
         )
 
 
@@ -172,10 +168,7 @@ class NameInvalid(InvalidInput):
 
     def __init__(self, what: str, name: str, expected: str) -> None:
         super().__init__(
-            f"{what} {name!r} is not legal: expected {expected}",
-            what=what,
-            name=name,
-            expected=expected,
+            f"{what} {name!r} is not legal: expected {expected}", what=what, name=name, expected=expected
         )
 
 
@@ -224,8 +217,7 @@ class RunNotFound(NotFound):
 
     def __init__(self, run: str) -> None:
         super().__init__(
-            f"no run {run!r}: it was never started, or it ended longer ago than its retention",
-            run=run,
+            f"no run {run!r}: it was never started, or it ended longer ago than its retention", run=run
         )
 
 
@@ -258,8 +250,7 @@ class ModuleNotLocal(NotFound):
 
     def __init__(self, module: str) -> None:
         super().__init__(
-            f"module {module!r} does not run in this process: call it through rt.rpc",
-            module=module,
+            f"module {module!r} does not run in this process: call it through rt.rpc", module=module
         )
 
 
@@ -387,9 +378,7 @@ class OutcomeUnknown(JetloomError):
 
     def __init__(self, subject: str, reason: str) -> None:
         super().__init__(
-            f"{subject}: no verdict ({reason}); it may be stored or not",
-            subject=subject,
-            reason=reason,
+            f"{subject}: no verdict ({reason}); it may be stored or not", subject=subject, reason=reason
         )
 
 
@@ -400,8 +389,7 @@ class Refused(JetloomError):
 
     def __init__(self, what: str, server_code: int, description: str) -> None:
         super().__init__(
-            f"{what}: refused by the server: {description} ({server_code})",
-            server_code=server_code,
+            f"{what}: refused by the server: {description} ({server_code})", server_code=server_code
         )
         self.server_code = server_code
 
@@ -428,8 +416,7 @@ class ServerTooOld(Unavailable):
 
     def __init__(self, found: str, needed: str, why: str) -> None:
         super().__init__(
-            f"nats-server {found} is too old: {needed} or newer is needed, because {why}",
-            found=found,
+            f"nats-server {found} is too old: {needed} or newer is needed, because {why}", found=found
         )
 
 
@@ -459,11 +446,7 @@ class RequestTimeout(Unavailable):
     code = "request.timeout"
 
     def __init__(self, subject: str, seconds: float) -> None:
-        super().__init__(
-            f"no answer from {subject} within {seconds:g} s",
-            subject=subject,
-            seconds=seconds,
-        )
+        super().__init__(f"no answer from {subject} within {seconds:g} s", subject=subject, seconds=seconds)
 
 
 class Disconnected(Unavailable):
@@ -487,11 +470,7 @@ class RunCancelled(JetloomError):
     code = "run.cancelled"
 
     def __init__(self, run: str, reason: str) -> None:
-        super().__init__(
-            f"run {run!r} was cancelled: {reason or 'no reason given'}",
-            run=run,
-            reason=reason,
-        )
+        super().__init__(f"run {run!r} was cancelled: {reason or 'no reason given'}", run=run, reason=reason)
 
 
 class WaitTimeout(JetloomError):
@@ -501,11 +480,7 @@ class WaitTimeout(JetloomError):
     error_class = ErrorClass.RETRYABLE
 
     def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(
-            f"{what} did not end within {seconds:g} s; it goes on",
-            what=what,
-            seconds=seconds,
-        )
+        super().__init__(f"{what} did not end within {seconds:g} s; it goes on", what=what, seconds=seconds)
 
 
 class StepTimeout(JetloomError):
@@ -514,9 +489,7 @@ class StepTimeout(JetloomError):
 
     def __init__(self, step: str, seconds: float) -> None:
         super().__init__(
-            f"step {step!r} took longer than its timeout of {seconds:g} s",
-            step=step,
-            seconds=seconds,
+            f"step {step!r} took longer than its timeout of {seconds:g} s", step=step, seconds=seconds
         )
 
 
@@ -588,15 +561,9 @@ def to_info(error: BaseException) -> ErrorInfo:
     if isinstance(error, msgspec.ValidationError | msgspec.DecodeError):
         return ErrorInfo(InvalidInput.code, str(error)[:DETAIL_CHARACTERS_MAX], ErrorClass.TERMINAL)
     if isinstance(error, TimeoutError):
-        return ErrorInfo(
-            "timeout",
-            str(error)[:DETAIL_CHARACTERS_MAX] or "timed out",
-            ErrorClass.RETRYABLE,
-        )
+        return ErrorInfo("timeout", str(error)[:DETAIL_CHARACTERS_MAX] or "timed out", ErrorClass.RETRYABLE)
     return ErrorInfo(
-        f"exception.{type(error).__name__}",
-        str(error)[:DETAIL_CHARACTERS_MAX],
-        ErrorClass.RETRYABLE,
+        f"exception.{type(error).__name__}", str(error)[:DETAIL_CHARACTERS_MAX], ErrorClass.RETRYABLE
     )
 
 

@@ -16,6 +16,7 @@ from . import (
     _events,
     _locks,
     _modules,
+    _new,
     _runs,
     _schedules,
     _serve,
@@ -63,6 +64,7 @@ def build_app() -> App:
         help_epilogue=_EPILOGUE,
         default_parameter=Parameter(show_default=False),
     )
+    app.command(_new.new)
     app.command(_serve.dev)
     app.command(_serve.run)
     app.command(_validate.validate)

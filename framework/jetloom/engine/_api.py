@@ -90,7 +90,16 @@ def api_service(transport: Transport, names: Names, clock: Clock, metrics: Metri
         _endpoint(names, "action", ActionRequest, action),
         _endpoint(names, "show", ShowRequest, show),
     ]
-    return MicroService(SERVICE, endpoints, transport, clock, metrics, version=VERSION, description="runs")
+    return MicroService(
+        SERVICE,
+        endpoints,
+        transport,
+        clock,
+        metrics,
+        version=VERSION,
+        description="runs",
+        metadata={"namespace": names.namespace},
+    )
 
 
 def _endpoint[T](
