@@ -17,6 +17,7 @@ PAGES = (
     "docs/how-to/run-in-containers.md",
     "docs/how-to/operate.md",
     "docs/how-to/requests.md",
+    "docs/how-to/events.md",
     "docs/how-to/locks.md",
     "docs/how-to/schedules.md",
     "docs/how-to/shared-state.md",

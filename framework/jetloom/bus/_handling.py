@@ -10,7 +10,7 @@ from typing import Literal
 from ..clock import Clock
 from ..errors import HandlerTimeout, InvalidInput, TaskFailed
 from ..expressions import Expression, compile_expression
-from ..messages import Names, encode
+from ..messages import Names, decode_plain, encode
 from ..telemetry import Context, Metrics, use
 from ..transport import Delivery, Transport
 from ..types import JSON
@@ -161,7 +161,7 @@ class Handling[T]:
         """The event's key as text. Raises `DecodeFailed`, `ExpressionFailed`."""
         if self._key is None:
             return ""
-        return encode(self._key.evaluate(self._scope(self._key, self._head(delivery), delivery))).decode()
+        return encode(self._key.evaluate(self._scope(self._key, None, delivery))).decode()
 
     # -- inside
     def check_count(self, delivery: Delivery) -> None:
@@ -178,11 +178,18 @@ class Handling[T]:
     def _wanted(self, where: Expression, head: Head, delivery: Delivery) -> bool:
         return where.evaluate_bool(self._scope(where, head, delivery))
 
-    def _scope(self, expression: Expression, head: Head, delivery: Delivery) -> Mapping[str, JSON]:
-        reads = expression.references
-        whole = any(len(reference) < 2 or reference[1] == "payload" for reference in reads)
+    def _scope(self, expression: Expression, head: Head | None, delivery: Delivery) -> Mapping[str, JSON]:
+        """What the expression reads of the event; most read the payload only."""
+        parts = {reference[1] if len(reference) > 1 else "" for reference in expression.references}
+        if parts == {"payload"}:
+            event_type = self._names.event_type(delivery.subject)
+            return {"event": {"payload": decode_plain(delivery.data, f"payload of {event_type}")}}
         return scope_of(
-            head, delivery.data, sequence=delivery.sequence, delivery=delivery.count, with_payload=whole
+            head or self._head(delivery),
+            delivery.data,
+            sequence=delivery.sequence,
+            delivery=delivery.count,
+            with_payload=not parts.isdisjoint(("", "payload")),
         )
 
     def _event(self, head: Head, delivery: Delivery) -> Event[T]:
