@@ -585,3 +585,24 @@ def test_a_wrong_schedule_is_named_at_the_start() -> None:
         assert "takes a Tick or nothing" in text
 
     run_on_twin(scenario)
+
+
+def test_retries_leave_one_tick_behind() -> None:
+    """However often a call is tried, no more than one tick waits behind it."""
+
+    async def scenario(world: World) -> None:
+        tries = 0
+
+        async def body(tick: Tick) -> None:
+            nonlocal tries
+            tries += 1
+            raise ConnectionError("try again")
+
+        ticks = await serve(world, body, retry=Retry(max=100, initial=1, max_delay=2, jitter=0))
+        await until(lambda: tries >= 10, "it was tried ten times")
+        view = await (await schedules(world)).show("m.job")
+        assert view.running
+        assert view.waiting <= 1
+        await ticks.stop()
+
+    run_on_twin(scenario)

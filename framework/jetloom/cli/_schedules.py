@@ -154,8 +154,8 @@ def trigger_schedule(name: str, /, *, scheduled: str | None = None, common: Comm
     instant = None if scheduled is None else _read_instant(scheduled)
 
     async def main(session: Session, schedules: Schedules) -> None:
-        sequence = await schedules.trigger(name, scheduled=instant, actor=current_actor())
         view = await schedules.show(name)
+        sequence = await schedules.trigger(name, scheduled=instant, actor=current_actor())
         unserved = any(problem.startswith("nobody serves") for problem in view.problems)
         where = (
             "nobody serves it now: the call comes when a replica starts"

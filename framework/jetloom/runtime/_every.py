@@ -253,11 +253,11 @@ class TickSubscription:
     async def _begin(self, body: TickBody, delivery: Delivery) -> _Work | None:
         """What to call for; the state says so before it happens, and the next timer is armed."""
         module, name = self.handler.module, self.handler.name
-        passed_over = 0
+        passed_over, resumed = 0, False
 
         def begin(state: ScheduleState) -> ScheduleState | None:
-            nonlocal passed_over
-            passed_over = 0
+            nonlocal passed_over, resumed
+            passed_over, resumed = 0, state.current is not None
             if state.current is not None or state.paused or state.fingerprint != body.fingerprint:
                 return None
             due = find_due(
@@ -281,7 +281,8 @@ class TickSubscription:
         if passed_over:
             self._passed_over.inc(passed_over)
             _logger.warning("firings were passed over", extra={**self._fields(), "count": passed_over})
-        await self.schedules.arm(module, name, state)
+        if not (resumed and await self.schedules.is_waiting(module, name)):
+            await self.schedules.arm(module, name, state)
         if state.current is None:
             return None
         schedule, instant = state.schedule(), state.current.instant

@@ -8,6 +8,7 @@ first instant that was not handled is armed at the server; a tick is stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -18,8 +19,8 @@ from ..errors import ConditionFailed, InvalidInput, NotFound
 from ..messages import H_ACTOR, Names, bucket_stream, encode
 from ..schedules import Schedule
 from ..stores import Entry, KeyValue, schedule_assets, schedule_consumer, schedules_asset
+from ..transport import ConsumerState, Transport
 from ..transport import Schedule as Timer
-from ..transport import Transport
 from ..types import Actor
 from ._module import Missed
 
@@ -28,6 +29,10 @@ CHANGES_MAX = 50
 
 OVERDUE_SECONDS = 90.0
 """Above what a takeover (10 s) and a replica's next look (30 s) need together."""
+
+UNSERVED_LOOKS = 4
+UNSERVED_PAUSE = 0.1
+"""Together above what a replica needs from one pull request to the next."""
 
 type ChangeState = Callable[[ScheduleState], ScheduleState | None]
 
@@ -170,6 +175,12 @@ class Schedules:
             await self.arm(module, name, entry.value)
         return True
 
+    async def is_waiting(self, module: str, name: str) -> bool:
+        """Whether a tick is stored behind the one that is in work: its timer has fired and need not be armed again."""
+        stream, consumer = self._names.timers_stream(0), self._names.schedule_consumer(module, name)
+        state = await self._transport.consumer_state(stream, consumer)
+        return state is not None and state.pending > 0
+
     async def arm(self, module: str, name: str, state: ScheduleState) -> None:
         """A timer for the first instant that is not dealt with; one that is armed already stays. One in the past fires
         a quarter of a second later."""
@@ -275,8 +286,7 @@ class Schedules:
     async def _view(self, entry: Entry[ScheduleState]) -> ScheduleView:
         state = entry.value
         module, name = _split(entry.key)
-        stream, consumer = self._names.timers_stream(0), self._names.schedule_consumer(module, name)
-        served = await self._transport.consumer_state(stream, consumer)
+        served = await self._served(module, name)
         coming = 0.0 if state.paused else state.schedule().next_after(state.handled)
         running = state.current is not None
         problems: list[str] = []
@@ -304,6 +314,18 @@ class Schedules:
             passed_over=state.passed_over,
             problems=problems,
         )
+
+    async def _served(self, module: str, name: str) -> ConsumerState | None:
+        """Between two pull requests of a replica there is a moment without any, so nobody is said only after some."""
+        stream, consumer = self._names.timers_stream(0), self._names.schedule_consumer(module, name)
+        found = None
+        for number in range(UNSERVED_LOOKS):
+            if number:
+                await asyncio.sleep(UNSERVED_PAUSE)
+            found = await self._transport.consumer_state(stream, consumer)
+            if found is None or found.waiting or found.unacknowledged:
+                break
+        return found
 
 
 def _key(module: str, name: str) -> str:
