@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..engine import Engine, Worker
+from ..lifecycle import settle_memory
 from ..messages import Names
 from ..runtime import StepHandler
 from ..stores import namespace_assets
@@ -42,6 +43,7 @@ class EngineRole:
         bodies: Mapping[str, StepHandler] = {} if config.remote else handlers(config.text, config.size)
         self._engine = Engine(self._transport, names, handlers=bodies, metrics=self._metrics)
         await self._engine.start()
+        settle_memory()
 
     async def stop(self) -> None:
         if self._engine is not None:
@@ -73,6 +75,7 @@ class WorkerRole:
         bodies = handlers(config.text, config.size)
         self._worker = Worker(self._transport, names, handlers=bodies, metrics=Metrics())
         await self._worker.start()
+        settle_memory()
 
     async def stop(self) -> None:
         if self._worker is not None:

@@ -9,6 +9,7 @@ import msgspec
 from ..bus import Bus, Event
 from ..clock import SYSTEM_CLOCK
 from ..config import Settings
+from ..lifecycle import settle_memory
 from ..messages import Names
 from ..rpc import Rpc
 from ..runtime import Host, Module, endpoint, on
@@ -61,6 +62,7 @@ class Modules:
         settings = Settings(nats_url=self._config.url, namespace=NAMESPACE)
         self._host = Host([BenchModule(self._seen)], self._transport, settings, metrics=Metrics())
         await self._host.start()
+        settle_memory()
 
     async def stop(self) -> None:
         if self._host is not None:

@@ -114,6 +114,7 @@ def _serve(
     common: Common, targets: tuple[str, ...], *, engine: bool, embedded: bool, store: Path | None, drain: str
 ) -> int:
     from ..app import App
+    from ..lifecycle import settle_memory
     from ..telemetry import setup_logging
 
     deadline = parse_duration(drain, "--drain")
@@ -126,6 +127,7 @@ def _serve(
     app = App(settings, targets, engine=engine, embedded=embedded, store=store)
 
     def ready() -> None:
+        settle_memory()
         if common.json:
             print_json(app.summary())
         else:
