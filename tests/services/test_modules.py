@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
@@ -13,89 +12,66 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from jetloom import ErrorClass, Runtime, StepContext, TaskFailed, Undo
+from jetloom.testing import FakeContext, World
 from services.loyalty import Loyalty
 from services.notifications import Notifications
-from services.orders import Orders
+from services.orders import Orders, Record
 from services.payments import Charge, Charged, Payments, PaymentsConfig
 from services.provider import Card, Ledger, make_app
 from services.shipping import Shipping
-from tests.services.world import Context, Services, call, on_twin, undo
 
 CREATE = {"order": "A1", "customer": "c-1", "amount_cents": 500}
 
 
-def test_orders_create_and_cancel() -> None:
+async def test_orders_create_and_cancel(world: World) -> None:
     """An order is created once; cancelling it emits one event under one key, and closes it for good."""
-
-    async def scenario(services: Services) -> None:
-        host = await services.run(Orders)
-        for _ in range(2):
-            assert await call(host, "orders.create", CREATE) == {"order": "A1"}
-        context = Context("order-A1", "undo=create")
-        await undo(host, "orders.cancel", CREATE, context=context)
-        payload = {"order": "A1", "customer": "c-1"}
-        assert context.emitted == [("shop.order.cancelled", payload, "cancelled")]
-        for name in ("orders.create", "orders.finalize"):
-            with pytest.raises(TaskFailed):
-                await call(host, name, CREATE)
-        assert (await services.value("orders", "A1"))["status"] == "cancelled"
-
-    on_twin(scenario)
-
-
-def test_shipping_cancel_before_create() -> None:
-    """A parcel that was cancelled before it was booked is not booked any more."""
-
-    async def scenario(services: Services) -> None:
-        host = await services.run(Shipping)
-        request = {"order": "A1", "country": "DE"}
-        booked = [await call(host, "shipping.create", {"order": "A2", "country": "DE"}) for _ in range(2)]
-        assert booked[0] == booked[1]
-        await undo(host, "shipping.cancel", request, "unknown")
-        with pytest.raises(TaskFailed) as cancelled:
-            await call(host, "shipping.create", request)
-        assert cancelled.value.info.code == "shipping.cancelled"
-        with pytest.raises(TaskFailed) as refused:
-            await call(host, "shipping.create", {"order": "A3", "country": "AQ"})
-        assert refused.value.info.code == "shipping.refused"
-
-    on_twin(scenario)
-
-
-def test_points_once() -> None:
-    """Points of an order are given once; a guest has no account."""
-
-    async def scenario(services: Services) -> None:
-        host = await services.run(Loyalty)
-        for _ in range(2):
-            assert await call(host, "loyalty.add", CREATE) == {"points": 5}
+    await world.start(Orders)
+    for _ in range(2):
+        assert await world.step("orders.create", CREATE) == {"order": "A1"}
+    context = FakeContext("order-A1", "undo=create")
+    await world.step("orders.cancel", Undo[object, object](CREATE), ctx=context)
+    payload = {"order": "A1", "customer": "c-1"}
+    assert context.emitted == [("shop.order.cancelled", payload, "cancelled")]
+    for name in ("orders.create", "orders.finalize"):
         with pytest.raises(TaskFailed):
-            await call(host, "loyalty.add", {**CREATE, "customer": "guest-1"})
+            await world.step(name, CREATE)
+    assert (await world.call("orders", "show", {"order": "A1"}, type=Record)).status == "cancelled"
 
-    on_twin(scenario)
+
+async def test_shipping_cancel_before_create(world: World) -> None:
+    """A parcel that was cancelled before it was booked is not booked any more."""
+    await world.start(Shipping)
+    request = {"order": "A1", "country": "DE"}
+    booked = [await world.step("shipping.create", {"order": "A2", "country": "DE"}) for _ in range(2)]
+    assert booked[0] == booked[1]
+    await world.step("shipping.cancel", Undo[object, object](request, None, "unknown"))
+    with pytest.raises(TaskFailed) as cancelled:
+        await world.step("shipping.create", request)
+    assert cancelled.value.info.code == "shipping.cancelled"
+    with pytest.raises(TaskFailed) as refused:
+        await world.step("shipping.create", {"order": "A3", "country": "AQ"})
+    assert refused.value.info.code == "shipping.refused"
 
 
-def test_letters_once_per_event() -> None:
+async def test_points_once(world: World) -> None:
+    """Points of an order are given once; a guest has no account."""
+    await world.start(Loyalty)
+    for _ in range(2):
+        assert await world.step("loyalty.add", CREATE) == {"points": 5}
+    with pytest.raises(TaskFailed):
+        await world.step("loyalty.add", {**CREATE, "customer": "guest-1"})
+
+
+async def test_letters_once_per_event(world: World) -> None:
     """A customer gets one letter for an event, however often it is told, and none for events that end nothing."""
-
-    async def scenario(services: Services) -> None:
-        await services.run(Notifications)
-        transport = await services.world.connect("publisher")
-        names = services.world.names
-        body = b'{"order": "A1", "customer": "c-1"}'
-        for kind in ("created", "fulfilled", "fulfilled", "paid", "cancelled"):
-            await transport.append(
-                names.event(f"shop.order.{kind}"), body, headers={"ce-id": f"order-A1.1.{kind}"}
-            )
-        letters = names.kv_bucket("letters")
-        stream, prefix = f"KV_{letters}", f"$KV.{letters}."
-        async with asyncio.timeout(30):
-            while await transport.last(stream, f"{prefix}order-A1.1.cancelled") is None:
-                await asyncio.sleep(0.01)
-        found = [stored.subject.removeprefix(prefix) for stored in await transport.read(stream, f"{prefix}>")]
-        assert sorted(found) == ["order-A1.1.cancelled", "order-A1.1.fulfilled"]
-
-    on_twin(scenario)
+    await world.start(Notifications)
+    for kind in ("created", "fulfilled", "fulfilled", "paid", "cancelled"):
+        payload = {"order": "A1", "customer": "c-1"}
+        await world.publish(f"shop.order.{kind}", payload, id=f"order-A1.1.{kind}")
+        # Later than the server remembers an id: the second one is stored.
+        await world.advance(minutes=3)
+    assert len(world.handled("notifications.tell")) == 5
+    assert sorted(await world.kv("letters").keys()) == ["order-A1.1.cancelled", "order-A1.1.fulfilled"]
 
 
 class OnlyConfig:
@@ -124,7 +100,7 @@ async def paying(ledger: Path, *, timeout: float = 5.0) -> AsyncGenerator[Paymen
 
 
 def pays(order: str, card: Card) -> tuple[StepContext, Charge]:
-    return cast("StepContext", Context(f"order-{order}", "pay")), Charge(order, card, 500)
+    return FakeContext(f"order-{order}", "pay"), Charge(order, card, 500)
 
 
 def balance(ledger: Path) -> list[tuple[str, str]]:
@@ -140,7 +116,7 @@ async def test_charge_and_refund(tmp_path: Path) -> None:
         first, again = [await payments.charge(context, charge) for _ in range(2)]
         assert first == again
         for undo_of in (Undo(charge, first), Undo[Charge, Charged](charge, None, "unknown")):
-            await payments.refund(cast("StepContext", Context("order-A1", "undo=pay")), undo_of)
+            await payments.refund(FakeContext("order-A1", "undo=pay"), undo_of)
         assert balance(ledger) == [("A1", "charge"), ("A1", "refund")]
         with pytest.raises(TaskFailed):
             await payments.charge(context, charge)

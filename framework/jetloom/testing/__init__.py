@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         VirtualLoop,
         run_virtual,
     )
-    from jetloom.testing._fakes import Delay, Fake, FakeCall
+    from jetloom.testing._fakes import Delay, Fake, FakeCall, FakeContext
     from jetloom.testing._faults import FaultRates, SeededFaults
     from jetloom.testing._records import Handled
     from jetloom.testing._run import Leaked, run_world
@@ -41,6 +41,7 @@ __all__ = [
     "Delay",
     "Fake",
     "FakeCall",
+    "FakeContext",
     "FaultRates",
     "Handled",
     "Leaked",
@@ -58,7 +59,7 @@ _HOMES = {
     **dict.fromkeys(
         ("EPOCH", "PROCESS", "Deadlock", "Livelock", "VirtualClock", "VirtualLoop", "run_virtual"), "._clock"
     ),
-    **dict.fromkeys(("Delay", "Fake", "FakeCall"), "._fakes"),
+    **dict.fromkeys(("Delay", "Fake", "FakeCall", "FakeContext"), "._fakes"),
     **dict.fromkeys(("FaultRates", "SeededFaults"), "._faults"),
     **dict.fromkeys(("Leaked", "run_world"), "._run"),
     "Handled": "._records",

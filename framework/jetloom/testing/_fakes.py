@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import cast
 
 import msgspec
@@ -15,7 +17,7 @@ from jetloom.errors import InvalidInput
 from jetloom.messages import through_codec
 from jetloom.runtime import Module, StepContext, endpoint, step
 from jetloom.telemetry import current
-from jetloom.types import JSON, Actor, Duration, seconds
+from jetloom.types import JSON, SYSTEM, Actor, Duration, seconds
 
 
 class Delay:
@@ -96,6 +98,38 @@ async def _settle(outcome: object, value: JSON) -> JSON:
             outcome = await cast("Awaitable[object]", given) if inspect.isawaitable(given) else given
         else:
             return through_codec(cast("object", outcome))
+
+
+class FakeContext:
+    """A step's context for calling its body alone: it remembers what was emitted, and runs nothing.
+
+    `key` is what a run would give; `resume` is what an earlier attempt left with `heartbeat`.
+    """
+
+    def __init__(
+        self, run: str = "run-1", step: str = "step", *, attempt: int = 1, resume: JSON = None
+    ) -> None:
+        self.run = run
+        self.inc = 1
+        self.step = step
+        self.attempt = attempt
+        self.key = f"{run}.1.{step}"
+        self.deadline: datetime | None = None
+        self.actor: Actor = SYSTEM
+        self.logger = logging.LoggerAdapter(logging.getLogger(f"jetloom.step.{step}"), {})
+        self.emitted: list[tuple[str, JSON, str]] = []
+        """Type, payload and key of each event, in order."""
+        self.details: JSON = resume
+        """What the last `heartbeat` said."""
+
+    def emit(self, event_type: str, payload: object = None, *, key: str = "") -> None:
+        self.emitted.append((event_type, through_codec(payload), key))
+
+    async def heartbeat(self, details: JSON = None) -> None:
+        self.details = through_codec(details)
+
+    async def resume_details(self) -> JSON:
+        return self.details
 
 
 def endpoint_module(service: str, name: str, fake: Fake) -> type[Module]:

@@ -13,7 +13,7 @@ from jetloom.config import Settings
 from jetloom.engine import Client, Engine, Worker
 from jetloom.errors import InvalidInput
 from jetloom.messages import Names
-from jetloom.runtime import Host, Module, Runtime, read_live_config
+from jetloom.runtime import Host, Module, Runtime, StepHandler, read_live_config
 from jetloom.stores import task_consumer
 from jetloom.telemetry import Metrics
 from jetloom.testing._clock import PROCESS, VirtualClock, VirtualLoop
@@ -91,6 +91,11 @@ class Process:
         context = contextvars.copy_context()
         context.run(PROCESS.set, self.name)
         return await self._place.loop.create_task(work, context=context, name=self.name)
+
+    @property
+    def steps(self) -> Mapping[str, StepHandler]:
+        """The bodies of its modules' steps."""
+        return self._host.steps if self._host is not None else {}
 
     # -- inside the process
     async def _start(self) -> None:

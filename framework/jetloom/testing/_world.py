@@ -20,13 +20,13 @@ from jetloom.bus import Bus, DeadLetter, Event, check_pattern, list_dead_letters
 from jetloom.engine import Client, Definitions
 from jetloom.engine.core import handler_of
 from jetloom.errors import InvalidInput, NotFound, RunCancelled, RunFailed
-from jetloom.messages import Names
+from jetloom.messages import Names, through_codec
 from jetloom.rpc import Rpc
-from jetloom.runtime import Module, Runtime, RunView, describe
+from jetloom.runtime import Module, Runtime, RunView, StepContext, StepFunction, describe
 from jetloom.stores import KeyValue, kv_asset, namespace_assets, task_consumer
 from jetloom.telemetry import Metrics
 from jetloom.testing._clock import PROCESS, Deadlock, Livelock, VirtualClock, VirtualLoop
-from jetloom.testing._fakes import Fake, endpoint_module, step_module
+from jetloom.testing._fakes import Fake, FakeContext, endpoint_module, step_module
 from jetloom.testing._logs import Logs
 from jetloom.testing._process import ENGINE, Place, Plan, Process, place_of
 from jetloom.testing._reading import open_runs, read_published
@@ -228,10 +228,26 @@ class World:
         assert self._rpc is not None
         return self._rpc
 
+    async def step(
+        self, name: str, input: object = None, *, ctx: FakeContext | None = None, replica: int = 0
+    ) -> JSON:
+        """Calls a step's body alone, in its process, as an engine would; what it returns. Raises what it raises.
+
+        An undo gets an `Undo`. `ctx` says for which run and attempt, and remembers what was emitted.
+        """
+        running = [each for each in self._processes if not each.crashed and name in each.steps]
+        if not 0 <= replica < len(running):
+            raise NotFound(
+                f"no process {replica} serves step {name!r}: the world has {self._running() or 'none'}"
+            )
+        context = ctx or FakeContext(step=name.rpartition(".")[2])
+        body = running[replica].steps[name].function
+        return await running[replica].do(_called(body, context, through_codec(input)))
+
     async def start_run(self, workflow: str | Definition, input: object = None, *, id: str = "") -> str:
         """Starts a run; its id. Raises what `Workflows.start` raises."""
         client = await self.workflows()
-        started = await client.start(workflow, cast("JSON", input), id=id or None)
+        started = await client.start(workflow, through_codec(input), id=id or None)
         return started.run
 
     async def wait(self, run: str, *, patience: Duration = WAIT_SECONDS) -> RunView:
@@ -479,6 +495,10 @@ class World:
             self.loop.run_until_complete(asyncio.wait({task}, timeout=1))
         except (Deadlock, Livelock):
             return
+
+
+async def _called(body: StepFunction, context: StepContext, value: JSON) -> JSON:
+    return await body(context, value)
 
 
 def _workflow_files(path: Path) -> list[Path]:
