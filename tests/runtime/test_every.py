@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -211,6 +213,75 @@ async def until_called(calls: Calls, count: int) -> None:
     while len(calls.ticks) < count:
         await asyncio.sleep(0.05)
         assert asyncio.get_running_loop().time() < 1e8
+
+
+DOOMED = """
+import asyncio
+import sys
+
+from jetloom.clock import SYSTEM_CLOCK
+from jetloom.messages import Names
+from jetloom.runtime._every import ScheduleHandler, TickSubscription
+from jetloom.schedules import Schedule
+from jetloom.telemetry import Metrics
+from jetloom.transport import connect
+
+
+async def call(tick):
+    print(tick.scheduled.timestamp(), flush=True)
+    await asyncio.Event().wait()
+
+
+async def main():
+    transport = await connect(sys.argv[1], name="doomed")
+    handler = ScheduleHandler(module="m", name="job", schedule=Schedule.parse("1s"), function=call, missed="skip")
+    ticks = TickSubscription(handler, transport, Names(sys.argv[2]), SYSTEM_CLOCK, Metrics(process=False))
+    await ticks.start()
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_is_killed_in_a_call(modules_url: str) -> None:
+    """SIGKILL in the middle of a call, on a real server: another replica calls for that instant first, though late."""
+
+    async def main() -> None:
+        namespace = f"killed-{os.getpid()}"
+        doomed = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", DOOMED, modules_url, namespace, stdout=asyncio.subprocess.PIPE
+        )
+        transport = await connect(modules_url, name="heir")
+        got: list[Tick] = []
+
+        async def body(tick: Tick) -> None:
+            got.append(tick)
+
+        handler = ScheduleHandler(
+            module="m", name="job", schedule=Schedule.parse("1s"), function=body, missed="skip"
+        )
+        ticks = TickSubscription(handler, transport, Names(namespace), SYSTEM_CLOCK, Metrics(process=False))
+        try:
+            assert doomed.stdout is not None
+            begun = float(await doomed.stdout.readline())
+            await ticks.start()
+            doomed.kill()
+            await until(lambda: len(got) >= 3, "the other one goes on")
+            assert got[0].scheduled.timestamp() == begun
+            assert got[1].missed >= TASK_ACK_WAIT / 2
+            assert consecutive([tick.scheduled.timestamp() for tick in got[1:]], 1.0)
+        finally:
+            await ticks.stop()
+            if doomed.returncode is None:
+                doomed.kill()
+            await doomed.communicate()
+            for prefix in (namespace.upper() + "_", f"KV_{namespace}_"):
+                for stream in await transport.assets(prefix):
+                    await transport.remove(stream)
+            await transport.close()
+
+    asyncio.run(main())
 
 
 # -- missed ones

@@ -223,7 +223,7 @@ class Schedules:
         """Every schedule that was ever declared here, by name."""
         if await self._transport.stream_state(bucket_stream(self._names.schedules_bucket)) is None:
             return []
-        views = [await self._view(entry) for entry in await self._states.entries()]
+        views = await asyncio.gather(*(self._view(entry) for entry in await self._states.entries()))
         return sorted(views, key=lambda view: view.name)
 
     async def show(self, name: str) -> ScheduleView:
