@@ -36,7 +36,9 @@ def test_the_modules_of_the_page_work(run_on: Runner, repo_root: Path) -> None:
             assert mail.ledger.index("a") < mail.ledger.index("c")
             await until(lambda: sum(mail.counted) == 2, "the large ones are counted")
             await until(lambda: len(mail.seen) == 4, "the live handler saw them")
-            await until(lambda: sorted(each["id"] for each in tap.got) == ["a", "b", "c", "d"], "the tap has them")
+            await until(
+                lambda: sorted(each["id"] for each in tap.got) == ["a", "b", "c", "d"], "the tap has them"
+            )
             assert await find_dead_letters(transport, world.names) == []
 
     run_on(scenario)

@@ -20,9 +20,10 @@ from jetloom.bus import (
 from jetloom.errors import JetloomError, NotFound, TaskFailed, to_info
 from jetloom.lifecycle import TaskSet
 from jetloom.messages import H_ERROR, H_ERROR_CODE
+from jetloom.runtime import Module, on
 from jetloom.transport import Incoming
 from tests.bus.kit import TYPE, Order, Seen, Shop, failing, shop
-from tests.runtime.world import Runner, run_on_twin, until
+from tests.runtime.world import Runner, World, run_on_twin, until, until_true
 
 
 async def serve(shop: Shop, desk: ReplayDesk, tasks: TaskSet) -> None:
@@ -214,3 +215,44 @@ def test_a_batch_handler_replays_one() -> None:
         assert seen.batches == [["a"]]
 
     run_on_twin(scenario)
+
+
+class Orders(Module):
+    id = "orders"
+
+    def __init__(self) -> None:
+        self.broken = True
+        self.handled: list[str] = []
+
+    @on(TYPE)
+    async def placed(self, event: Event[Order]) -> None:
+        if self.broken:
+            raise TaskFailed("broken", "not yet")
+        self.handled.append(event.payload.id)
+
+
+def test_a_running_module_serves_replays(run_on: Runner) -> None:
+    """A module needs nothing of its own: its process answers for its handlers."""
+
+    async def scenario(world: World) -> None:
+        orders = Orders()
+        async with world.running(orders) as (_, transport):
+            await transport.publish(world.names.event(TYPE), b'{"id":"a"}')
+
+            async def buried() -> object:
+                return await find_dead_letters(transport, world.names)
+
+            await until_true(buried, "it is a dead letter")
+            letters = await find_dead_letters(transport, world.names)
+            [outcome] = await replay_dead_letters(transport, world.names, letters)
+            assert (outcome.outcome, outcome.code) == ("failed", "broken")
+            orders.broken = False
+            letters = await find_dead_letters(transport, world.names)
+            assert [letter.sequence for letter in letters] == [outcome.letter]
+            [outcome] = await replay_dead_letters(transport, world.names, letters)
+            assert (outcome.outcome, orders.handled) == ("handled", ["a"])
+            [outcome] = await replay_dead_letters(transport, world.names, letters)
+            assert outcome.outcome == "gone"
+            assert await find_dead_letters(transport, world.names) == []
+
+    run_on(scenario)

@@ -11,7 +11,7 @@ from jetloom.errors import (
     ConditionFailed,
     Refused,
 )
-from jetloom.transport import ConsumerAsset, delivery_number
+from jetloom.transport import ConsumerAsset, StreamAsset, delivery_number
 from tests.conformance.world import SLACK, Box, World, elapse, scenario, stream, until, until_true, work_queue
 
 # -- consumers
@@ -458,3 +458,19 @@ async def test_deliveries_are_numbered(world: World) -> None:
     for one in box.got:
         await t.ack(one.ack_subject)
     await pull.stop()
+
+
+@scenario
+async def test_a_stream_gets_ttls_later(world: World) -> None:
+    """A stream that was made without TTLs takes them once they are declared, and keeps what it holds."""
+    t = await world.connect("a")
+    name, p = await stream(world, t)
+    await t.append(f"{p}.x", b"1")
+    await t.ensure(StreamAsset(name=name, subjects=(f"{p}.>",), storage="memory", ttl=True))
+    await t.append(f"{p}.y", b"2", ttl=1)
+    await t.ensure(StreamAsset(name=name, subjects=(f"{p}.>",), storage="memory", ttl=True))
+
+    async def gone() -> bool:
+        return [one.data for one in await t.read(name, f"{p}.>")] == [b"1"]
+
+    await until_true(gone, "the one with a ttl has left")

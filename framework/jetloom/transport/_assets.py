@@ -26,6 +26,10 @@ CONSUMER_EXISTS = frozenset({10105, 10148, 10013})
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
 
+GROWING = frozenset({"allow_msg_ttl"})
+"""What a newer version may turn on for a stream that an older one made: the server allows it, and what is stored stays
+as it is. It can't be turned off again."""
+
 START_FIELDS = frozenset({"deliver_policy", "opt_start_seq", "opt_start_time"})
 """A consumer keeps these from when it was made: the server refuses to change them."""
 
@@ -66,7 +70,16 @@ async def _ensure_stream(api: Api, asset: StreamAsset) -> None:
         answer = await _ask(api, f"STREAM.INFO.{asset.name}", None)
     if _code(answer):
         raise _refused(f"stream {asset.name}", answer)
-    _compare(f"stream {asset.name}", declared, answer["config"])
+    found: dict[str, Any] = answer["config"]
+    missing = {name for name in GROWING if declared.get(name) and not found.get(name)}
+    if missing:
+        grown = {**found, **dict.fromkeys(missing, True)}
+        updated = await _ask(api, f"STREAM.UPDATE.{asset.name}", grown)
+        if _code(updated):
+            raise _refused(f"stream {asset.name}", updated)
+        logger.info("stream updated", extra={"stream": asset.name, "fields": sorted(missing)})
+        found = (await _ask(api, f"STREAM.INFO.{asset.name}", None))["config"]
+    _compare(f"stream {asset.name}", declared, found)
 
 
 async def _ensure_consumer(api: Api, asset: ConsumerAsset) -> None:

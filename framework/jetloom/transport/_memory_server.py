@@ -252,6 +252,8 @@ class MemoryServer:
     def _ensure_stream(self, asset: StreamAsset) -> None:
         known = self.streams.get(asset.name)
         if known is not None:
+            if asset.ttl and not known.asset.ttl:
+                known.asset = msgspec.structs.replace(known.asset, ttl=True)
             _compare(f"stream {asset.name}", asset, known.asset)
             return
         if asset.schedules and asset.discard == "new":

@@ -372,7 +372,8 @@ class Transport(Protocol):
     async def ensure(self, asset: Asset) -> None:
         """Creates the asset, or verifies it by reading it back. Raises `AssetDrifted` by name and field.
 
-        A consumer with `update` is changed where it differs; what a server can't change is still `AssetDrifted`.
+        A consumer with `update` is changed where it differs; what a server can't change is still `AssetDrifted`. A
+        stream that was made without TTLs gets them when they are declared now.
         """
         ...
 
