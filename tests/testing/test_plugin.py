@@ -143,6 +143,9 @@ def pullers():
         each.wait()
         each.stdout.close()
 
+async def test_forgets(nats_url: str, jetloom_namespace: str) -> None:
+    held.append(asyncio.create_task(asyncio.sleep(1000), name="forgotten"))
+
 async def test_pulls(nats_url: str, jetloom_namespace: str, pullers) -> None:
     transport = await make(nats_url, jetloom_namespace)
     stream = jetloom_namespace.upper() + "_EVENTS"
@@ -204,11 +207,12 @@ def test_bad_seed(pytester: pytest.Pytester) -> None:
 
 
 def test_namespaces_of_a_server(pytester: pytest.Pytester) -> None:
-    """A test gets a namespace of its own on a real server; who still pulls from it afterwards is named."""
+    """A test gets a namespace of its own on a real server; who still pulls from it, or runs, afterwards is named."""
     configure(pytester, "auto")
     pytester.makepyfile(PULLING)
     result = pytester.runpytest_subprocess("-p", "no:xdist", "-q")
-    result.assert_outcomes(passed=3, errors=1)
+    result.assert_outcomes(passed=4, errors=2)
+    result.stdout.fnmatch_lines(["*outlives the test: task 'forgotten', in sleep*"])
     result.stdout.fnmatch_lines(["*somebody still pulls from consumer left of T-*_EVENTS*"])
 
 

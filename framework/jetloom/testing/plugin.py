@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 if TYPE_CHECKING:
+    import asyncio
+
     from jetloom.testing._server import NatsServer
     from jetloom.testing._world import World
 
 SEED = "--jetloom-seed"
+
+_RUNNER = "_function_scoped_runner"
+"""pytest-asyncio's fixture that has the loop of one test."""
+
+TURNS = 10
+"""Of the loop, in which tasks that were told to end do so."""
 
 _WORLD = pytest.StashKey["World"]()
 
@@ -165,14 +173,51 @@ def nats_url(nats_server: NatsServer) -> str:
 
 
 @pytest.fixture
-def jetloom_namespace(nats_server: NatsServer) -> Iterator[str]:
-    """A namespace that nobody else has. What it has on the server is deleted after the test; what still serves it then
-    fails the test by its name."""
+def jetloom_namespace(nats_server: NatsServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace that nobody else has. What it has on the server is deleted after the test; what still serves it then,
+    and tasks of the test that still run, fail it by name."""
     from jetloom.clock import SYSTEM_CLOCK
     from jetloom.testing import Leaked
 
+    tasks = _Tasks(request)
     namespace = f"t-{SYSTEM_CLOCK.token()[:12]}"
     yield namespace
-    left = nats_server.sweep(namespace)
+    left = [*tasks.left(), *nats_server.sweep(namespace)]
     if left:
         raise Leaked(left)
+
+
+class _Tasks:
+    """The tasks of the loop that pytest-asyncio runs the test on, from now on."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        # Asked for here, the loop is closed after the fixture that asks.
+        known = _RUNNER in request.fixturenames
+        runner = cast("asyncio.Runner", request.getfixturevalue(_RUNNER)) if known else None
+        self._runner = runner
+        self._before = self._running()
+
+    def left(self) -> list[str]:
+        from jetloom.testing._process import place_of
+
+        if self._runner is None:
+            return []
+        # What was cancelled or closed at the end of the test needs a turn to end.
+        self._runner.run(_awaited(_turns()))
+        return [
+            f"task {each.get_name()!r}, {place_of(each)}"
+            for each in self._running() - self._before
+            if not each.done()
+        ]
+
+    def _running(self) -> set[asyncio.Task[object]]:
+        import asyncio
+
+        return set() if self._runner is None else asyncio.all_tasks(self._runner.get_loop())
+
+
+async def _turns() -> None:
+    import asyncio
+
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
