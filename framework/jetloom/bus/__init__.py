@@ -23,9 +23,6 @@ from ._replay import ReplayDesk, ReplayOutcome, drop_dead_letters, replay_dead_l
 from ._retry import Retry
 from ._subscription import EventSubscription
 
-GroupSubscription = EventSubscription
-"""The former name."""
-
 __all__ = [
     "Bus",
     "DeadLetter",
@@ -33,7 +30,6 @@ __all__ = [
     "Event",
     "EventHandler",
     "EventSubscription",
-    "GroupSubscription",
     "Mode",
     "NewEvent",
     "PayloadDecoder",
