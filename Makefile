@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 N ?= 500
 
-.PHONY: help setup demo dev test check format sim sim-planted chaos bench lock clean
+.PHONY: help setup demo dev test check format sim sim-planted chaos bench docs lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ chaos: setup ## real processes, real signals
 
 bench: setup ## the benchmark's workloads; WORKLOAD=... for one
 	$(PY) -m jetloom.bench $(WORKLOAD)
+
+docs: setup ## write docs/reference/python.md from the code
+	$(PY) scripts/reference.py
 
 lock: setup ## resolve pyproject.toml into requirements.lock: hashes, no addresses
 	@scripts/lock.sh

@@ -48,7 +48,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
             "runs result",
             "runs message",
         ),
-        *("runs action", "events tail", "dlq list", "dlq show"),
+        *("runs action", "events tail", "dlq list", "dlq show", "dlq replay", "dlq drop"),
         *("modules list", "modules show", "call"),
         *("config show", "config check", "config schema"),
         *("locks list", "locks show"),
