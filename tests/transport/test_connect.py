@@ -12,6 +12,8 @@ import pytest
 
 from jetloom.errors import ConfigInvalid, NatsUnavailable, ServerTooOld
 from jetloom.transport import check_version, connect
+from jetloom.transport._fastpath import FastLink
+from jetloom.transport._plain import PlainLink
 
 
 @asynccontextmanager
@@ -74,3 +76,31 @@ async def test_a_tls_url_is_never_served_in_clear(nats_url: str) -> None:
     """A server without TLS is refused before anything secret is sent to it."""
     with pytest.raises(NatsUnavailable, match="TLS"):
         await connect(nats_url.replace("nats://", "tls://user:secret@"), timeout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "kind"),
+    [
+        (None, None, FastLink),
+        ("on", None, FastLink),
+        ("OFF", None, PlainLink),
+        ("off", True, FastLink),
+        ("on", False, PlainLink),
+    ],
+)
+async def test_hot_path_setting(
+    said: str | None, given: bool | None, kind: type, monkeypatch: pytest.MonkeyPatch, nats_url: str
+) -> None:
+    """JETLOOM_HOT_PATH decides unless the caller does; without both it is on."""
+    if said is not None:
+        monkeypatch.setenv("JETLOOM_HOT_PATH", said)
+    transport = await connect(nats_url, hot_path=given)
+    assert type(transport.link) is kind
+    await transport.close()
+
+
+async def test_hot_path_setting_is_read_strictly(monkeypatch: pytest.MonkeyPatch, nats_url: str) -> None:
+    """Another word than on and off is a wrong configuration."""
+    monkeypatch.setenv("JETLOOM_HOT_PATH", "maybe")
+    with pytest.raises(ConfigInvalid, match="JETLOOM_HOT_PATH"):
+        await connect(nats_url)

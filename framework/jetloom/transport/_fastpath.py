@@ -31,7 +31,6 @@ from nats.errors import Error as NatsError
 from nats.errors import ProtocolError, UnexpectedEOF
 
 from ._link import (
-    ADMITTED_AT_ONCE,
     PENDING_BYTES_MAX,
     Answers,
     Collect,
@@ -84,6 +83,9 @@ _CONNECTED = Client.CONNECTED
 class FastLink(GuardedClient):
     """One connection. See `Link`."""
 
+    reads_itself = True
+    """Whether a plain TCP connection is read by our protocol; False: nats-py reads and writes, as on TLS."""
+
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
@@ -98,7 +100,7 @@ class FastLink(GuardedClient):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flushing = False
-        self._senders: deque[asyncio.Future[None]] = deque()
+        self._senders: deque[tuple[asyncio.Future[None], int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts: list[bytes] = []
         self._have = 0
@@ -169,22 +171,25 @@ class FastLink(GuardedClient):
             self._admit()
 
     def _admit(self) -> None:
-        for _ in range(min(len(self._senders), ADMITTED_AT_ONCE)):
-            sender = self._senders.popleft()
+        """Lets in, in the order of their coming, as many senders as there is room for."""
+        room = PENDING_BYTES_MAX
+        while self._senders and room > 0:
+            sender, size = self._senders.popleft()
             if not sender.done():
+                room -= size
                 sender.set_result(None)
         if self._senders and not self._flushing:
-            # Also when none of those lets itself be heard: the rest must not wait for them.
+            # Also when none of those sends anything, being cancelled: the rest must not wait for them.
             self._flushing = True
             self._loop.call_soon(self._flush)
 
-    async def room(self) -> None:
+    async def room(self, size: int) -> None:
         if self._status != _CONNECTED:
             raise NoAnswer("gone")
-        connection = self._connection
-        while self._out_bytes > PENDING_BYTES_MAX:
-            sender = self._loop.create_future()
-            self._senders.append(sender)
+        if self._out_bytes > PENDING_BYTES_MAX or self._senders:
+            connection = self._connection
+            sender: asyncio.Future[None] = self._loop.create_future()
+            self._senders.append((sender, size))
             await sender
             if self._status != _CONNECTED or self._connection != connection:
                 # Nothing decided before a loss is sent after it.
@@ -199,8 +204,8 @@ class FastLink(GuardedClient):
     async def ask(
         self, subject: str, block: bytes, data: bytes, timeout: float, collect: Collect | None = None
     ) -> tuple[Any, bytes]:
-        if self._out_bytes > PENDING_BYTES_MAX or self._status != _CONNECTED:
-            await self.room()
+        if self._senders or self._out_bytes > PENDING_BYTES_MAX or self._status != _CONNECTED:
+            await self.room(len(block) + len(data))
         if not subject or " " in subject or not subject.isprintable():
             check_subject(subject)
         answers = self.answers
@@ -290,7 +295,9 @@ class FastLink(GuardedClient):
                 continue
             words = data[at:stop].split()
             try:
-                if words[0] != (b"MSG" if first == _M else b"HMSG"):
+                # subject, sid, reply if any, size of the headers if any, size
+                count = len(words) if first == _M else len(words) - 1
+                if words[0] != (b"MSG" if first == _M else b"HMSG") or not 4 <= count <= 5:
                     raise ValueError
                 size = int(words[-1])
                 head_size = int(words[-2]) if first == _H else 0
@@ -299,7 +306,7 @@ class FastLink(GuardedClient):
                     need = past + 2 - at
                     break
                 subject, sid = words[1], words[2]
-                reply = words[3] if len(words) == (5 if first == _M else 6) else b""
+                reply = words[3] if count == 5 else b""
             except (ValueError, IndexError):
                 raise ProtocolError(f"nats: malformed {words[0]!r}") from None
             body = stop + 2 + head_size
@@ -370,11 +377,11 @@ class FastLink(GuardedClient):
         """nats-py starts this after each handshake."""
         taken = self._transport
         if not isinstance(taken, TcpTransport) or taken._io_writer is None or taken._io_reader is None:
-            await super()._read_loop()
+            await super()._read_loop()  # WebSocket
             return
         # What StreamWriter.transport is declared as only writes; it is the socket's, which does both.
         stream = cast("asyncio.Transport", taken._io_writer.transport)
-        if stream.get_extra_info("sslcontext") is not None:
+        if not self.reads_itself or stream.get_extra_info("sslcontext") is not None:
             await super()._read_loop()
             return
         reader = taken._io_reader
@@ -414,7 +421,7 @@ class FastLink(GuardedClient):
         wire, self._wire = self._wire, None
         if wire is not None:
             # Not closed: that would wait until the peer has taken the rest, and it may be gone.
-            wire.stream.abort()
+            wire.abort()
         await super()._process_op_err(e)
         self.lose()
 
@@ -432,7 +439,7 @@ class FastLink(GuardedClient):
         self.forget_rest()
         self.answers.fail_all()
         senders, self._senders = self._senders, deque()
-        for sender in senders:
+        for sender, _ in senders:
             if not sender.done():
                 sender.set_result(None)
         self.on_lost()
@@ -448,7 +455,7 @@ class FastLink(GuardedClient):
             logger.warning("the connection did not take the rest of what was to be sent")
         finally:
             if wire is not None:
-                wire.stream.abort()
+                wire.abort()
         self.answers.fail_all()
         for task in list(self._tasks):
             task.cancel()
@@ -474,7 +481,12 @@ class _Wire(asyncio.Protocol):
         self._link = link
         self.stream = stream
         self._behind: asyncio.streams.FlowControlMixin = behind
+        self._ended = False
         self.paused = False
+
+    def abort(self) -> None:
+        if not self._ended:
+            self.stream.abort()
 
     def data_received(self, data: bytes) -> None:
         link = self._link
@@ -489,6 +501,7 @@ class _Wire(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
         self._behind.connection_lost(exc)
         self.broken(exc or UnexpectedEOF())
 

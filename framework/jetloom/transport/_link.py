@@ -22,9 +22,6 @@ logger = logging.getLogger("jetloom.transport")
 PENDING_BYTES_MAX = 8 * 1024 * 1024
 """Queued and not handed to the socket: above it senders wait. A socket that takes nothing holds as much again."""
 
-ADMITTED_AT_ONCE = 256
-"""Waiting senders let in per turn of the loop: so that thousands do not run at once only to wait again."""
-
 SWEEP_SECONDS = 0.02
 """How late a deadline may be noticed: one sweep of the table serves all that fall due within it."""
 
@@ -76,8 +73,11 @@ class Link(Protocol):
         """Queues a message, in order; never waits. Raises `NameInvalid`."""
         ...
 
-    async def room(self) -> None:
-        """Waits while too much is queued. Raises `NoAnswer` when the connection is down, or is lost meanwhile."""
+    async def room(self, size: int) -> None:
+        """Waits while too much is queued for `size` bytes more.
+
+        Raises `NoAnswer` when the connection is down, or is lost meanwhile.
+        """
         ...
 
     async def ask(

@@ -162,7 +162,7 @@ class NatsTransport:
         block = encode_headers(headers) if headers else b""
         self._check_size(subject, block, data)
         try:
-            await self._link.room()
+            await self._link.room(len(data))
         except NoAnswer:
             raise Disconnected(subject) from None
         self._link.send(subject, reply, block, data)
@@ -231,7 +231,7 @@ class NatsTransport:
             blocks.append(encode_headers(every) if every else b"")
             self._check_size(subject, blocks[-1], data)
         try:
-            await self._link.room()
+            await self._link.room(sum(len(write.data) for write in writes))
         except NoAnswer as missing:
             raise unanswered_write(last.subject, timeout, missing) from None
         # Without a wait in between: either all of them are queued on this connection, or none is.

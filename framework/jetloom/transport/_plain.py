@@ -94,7 +94,7 @@ class PlainLink:
         self._commands.append(command)
         self._more.set()
 
-    async def room(self) -> None:
+    async def room(self, size: int) -> None:
         losses = self._losses
         while self.is_connected and self._losses == losses:
             if self._bytes + self._client.pending_data_size <= PENDING_BYTES_MAX:
@@ -105,7 +105,7 @@ class PlainLink:
     async def ask(
         self, subject: str, block: bytes, data: bytes, timeout: float, collect: Collect | None = None
     ) -> tuple[Head, bytes]:
-        await self.room()
+        await self.room(len(data))
         check_subject(subject)
         number, future = self.answers.add(subject, timeout, collect)
         self.send(subject, f"{self._inbox}.{number}", block, data)
