@@ -1,4 +1,4 @@
-"""Writes docs/reference/python.md from the code: signatures and docstrings of what users import. `--check` only compares."""
+"""Writes docs/reference/python.md from the code: signatures and docstrings of what users import; `--check` compares."""
 
 from __future__ import annotations
 
