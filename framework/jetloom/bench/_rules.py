@@ -51,6 +51,7 @@ RULES: dict[Key, Rule] = {
     Key("sleep", "2,000 runs of 5.5 s, fired", "lateness p99"): Rule(at_most=300.0),
     Key("sleep", "100,000 runs, 1,000 due a second", "lateness p99"): Rule(at_most=300.0),
     Key("sleep", "100,000 runs, 1,000 due a second", "engine memory while they wait"): Rule(at_most=150.0),
+    Key("sleep", "100,000 runs, all due at once", "engine memory while they wait"): Rule(at_most=150.0),
     Key("message", "at 1", "p50"): Rule(at_most=1.5),
     Key("cold", "first result", "since process start"): Rule(at_most=1_500.0),
     Key("cold", "import jetloom", "time"): Rule(at_most=150.0),

@@ -20,8 +20,8 @@ DUE_PER_SECOND = 1_000
 STORM_SECONDS = 150.0
 """After the first start: above what the starts themselves take."""
 LOOKED_AT = 2_000
-BEGIN_SECONDS = 240.0
-END_SECONDS = 300.0
+BEGIN_SECONDS = 400.0
+END_SECONDS = 400.0
 
 
 async def sleep(scope: Scope) -> None:

@@ -29,7 +29,7 @@ WORKLOADS: tuple[Workload, ...] = (
         "W5: runs that sleep: how late they wake, 100,000 of them",
         sleep,
         once=True,
-        seconds_max=1_500.0,
+        seconds_max=2_000.0,
         memory=3_000_000_000,
         disk=2_000_000_000,
     ),
