@@ -281,6 +281,7 @@ class App:
             nkey=settings.nats_nkey or None,
             context=settings.nats_context or None,
             clock=self._clock,
+            hot_path=settings.hot_path == "on",
         )
         self._add("connection", lambda _: transport.close())
         # The server's own word has no password in it.

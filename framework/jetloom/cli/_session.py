@@ -96,6 +96,7 @@ async def open_session(common: Common) -> AsyncGenerator[Session]:
         creds=settings.nats_creds or None,
         nkey=settings.nats_nkey or None,
         context=settings.nats_context or None,
+        hot_path=settings.hot_path == "on",
     )
     try:
         session = Session(transport, names, Client(transport, names), replicas=settings.replicas)

@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where metrics and health are served; empty: on every address, with a server of its own on this machine only."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
+    hot_path: Literal["on", "off"] = "on"
+    """`off` sends and receives through nats-py as it is: to compare with, and to fall back on."""
     config: str = ""
     modules: dict[str, dict[str, JSON]] = {}
     sources: dict[str, str] = {}
@@ -50,7 +52,7 @@ _ENVIRONMENT = {
     "nats_context": "NATS_CONTEXT",
     **{
         name: f"JETLOOM_{name.upper()}"
-        for name in ("namespace", "shards", "profile", "http_port", "http_host", "log_level", "log_format")
+        for name in ("namespace", "shards", "profile", "http_port", "http_host", "log_level", "log_format", "hot_path")
     },
 }
 

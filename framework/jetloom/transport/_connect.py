@@ -33,7 +33,6 @@ RECONNECT_SECONDS = 0.25
 PING_SECONDS = 10
 URL_DEFAULT = "nats://127.0.0.1:4222"
 HOT_PATH_VARIABLE = "JETLOOM_HOT_PATH"
-_ON_OFF = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
 async def connect(
@@ -78,9 +77,9 @@ async def connect(
 
 def _hot_path() -> bool:
     said = os.environ.get(HOT_PATH_VARIABLE, "on").strip().lower()
-    if said not in _ON_OFF:
+    if said not in ("on", "off"):
         raise ConfigInvalid([f"{HOT_PATH_VARIABLE}: {said!r} is neither `on` nor `off`"])
-    return _ON_OFF[said]
+    return said == "on"
 
 
 def check_version(found: str) -> None:
