@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import logging
 import time
 
 import pytest
@@ -261,5 +262,45 @@ def test_cancelled_timers_are_swept() -> None:
             async with asyncio.timeout(10_000):
                 await asyncio.sleep(0.001)
         assert len(loop._timers) < 1000
+
+    run_virtual(main)
+
+
+def test_killed_process_says_nothing_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """What the `finally` of a killed process would log when its loop is closed is not logged."""
+
+    async def body() -> None:
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            logging.getLogger("jetloom.test").error("too late")
+
+    async def main() -> None:
+        kept = spawn("victim", body())
+        await asyncio.sleep(1)
+        loop_now().kill("victim")
+        assert not kept.done()
+
+    run_virtual(main)
+    assert caplog.records == []
+    assert logging.getLogger("jetloom.test").isEnabledFor(logging.ERROR)
+
+
+def test_idle_is_when_nothing_is_left_to_run() -> None:
+    """`idle` returns when every callback of this moment has run, and no time has passed."""
+
+    async def main() -> None:
+        done: list[int] = []
+
+        async def work(depth: int) -> None:
+            for _ in range(depth):
+                await asyncio.sleep(0)
+            done.append(depth)
+
+        tasks = [asyncio.get_running_loop().create_task(work(depth)) for depth in (3, 50)]
+        later = asyncio.get_running_loop().create_task(asyncio.sleep(5))
+        await loop_now().idle()
+        assert (done, loop_now().time(), later.done()) == ([3, 50], 0, False)
+        await asyncio.gather(*tasks, later)
 
     run_virtual(main)

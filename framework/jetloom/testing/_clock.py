@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
@@ -290,17 +291,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._queue.clear()
         self._timers.clear()
         self._frozen.clear()
-        graves = {*self._graves, *asyncio.all_tasks(self)}
-        for task in graves:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coroutine = task.get_coro()
-            for _ in range(_CLOSES_MAX):
-                try:
-                    if coroutine is not None:
-                        coroutine.close()  # type: ignore[union-attr]
-                    break
-                except BaseException:
-                    continue
+        disabled = logging.root.manager.disable
+        # What a dead process would log or warn of in its `finally` is no news.
+        logging.disable(logging.CRITICAL)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for task in {*self._graves, *asyncio.all_tasks(self)}:
+                    _close(task)
+        finally:
+            logging.disable(disabled)
         self._graves.clear()
 
     def close(self) -> None:
@@ -313,6 +313,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _process_events(self, event_list: object) -> None:
         """There are no sockets."""
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    coroutine = task.get_coro()
+    for _ in range(_CLOSES_MAX):
+        try:
+            if coroutine is not None:
+                coroutine.close()  # type: ignore[union-attr]
+            return
+        except BaseException:
+            continue
 
 
 class VirtualClock:

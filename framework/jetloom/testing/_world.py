@@ -348,6 +348,7 @@ class World:
     # -- life
     def drive[T](self, work: Coroutine[object, object, T]) -> T:
         """Runs `work` to its end on the world's loop. Raises `Deadlock`, saying who waits for what."""
+        __tracebackhide__ = True  # pytest shows the test, not how it was run
         task = self.loop.create_task(work, name="test")
         try:
             return self.loop.run_until_complete(task)

@@ -59,6 +59,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs an async test that has a world on the world's loop, before anybody runs it on another."""
+    __tracebackhide__ = True
     world = pyfuncitem.stash.get(_WORLD, None)
     test = inspect.unwrap(pyfuncitem.obj)
     if world is None or not inspect.iscoroutinefunction(test):
