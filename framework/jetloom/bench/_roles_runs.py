@@ -106,8 +106,12 @@ class Runs:
 
     # -- seeing the ends. A core message is a hint: it was sent, not yet stored. What counts is what the stream holds
     def _on_entry(self, incoming: Incoming) -> None:
-        if ENDED in incoming.data:
-            self._hinted.add(self._names.run_of_journal(incoming.subject))
+        if ENDED not in incoming.data:
+            return
+        run = self._names.run_of_journal(incoming.subject)
+        # A page may have brought the end before its hint.
+        if run not in self._ended:
+            self._hinted.add(run)
             self._hint.set()
 
     async def _watch(self, transport: Transport) -> None:
