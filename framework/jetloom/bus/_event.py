@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import msgspec
 
 from ..errors import DecodeFailed
-from ..messages import decode_plain, from_headers
+from ..messages import decode_plain, from_headers, is_structured, to_binary_mode
 from ..types import JSON, Actor
 
 
@@ -62,6 +63,10 @@ def read_event(
     headers: Mapping[str, str], data: bytes, *, event_type: str, sequence: int, stored_at: float
 ) -> Event[JSON]:
     """For people: what is no JSON becomes text."""
+    if is_structured(headers):
+        # What can't be read stays as it is: somebody wants to see it.
+        with contextlib.suppress(DecodeFailed):
+            headers, data = to_binary_mode(headers, data)
     head = from_headers(headers, event_type=event_type, sequence=sequence, stored_at=stored_at)
     try:
         payload = decode_plain(data, "payload")

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from ..clock import Clock
 from ..errors import HandlerTimeout, InvalidInput, TaskFailed
 from ..expressions import Expression, compile_expression
-from ..messages import Names, decode_plain, encode
+from ..messages import Names, decode_plain, encode, is_structured, to_binary_mode
 from ..telemetry import Context, Metrics, use
 from ..transport import Delivery, Transport
 from ..types import JSON
@@ -100,12 +102,13 @@ class Handling[T]:
     async def handle(self, delivery: Delivery, *, replay: bool = False) -> Outcome:
         """Raises what the function raises, `DecodeFailed`, `ExpressionFailed`, `HandlerTimeout`, and `TaskFailed` for
         what was delivered too often. A replay passes by the filter, and counts no deliveries."""
-        head = self._head(delivery)
         if not replay:
             self.check_count(delivery)
-            if self._where is not None and not self._wanted(self._where, head, delivery):
-                self._filtered.inc()
-                return "filtered"
+        delivery = _in_binary_mode(delivery)
+        head = self._head(delivery)
+        if not replay and self._where is not None and not self._wanted(self._where, head, delivery):
+            self._filtered.inc()
+            return "filtered"
         event = self._event(head, delivery)
         if self.marks is None:
             await self._call_one(event, head)
@@ -130,6 +133,7 @@ class Handling[T]:
     def read(self, delivery: Delivery) -> Event[T] | None:
         """The event; None when the filter passes it over. Raises as `handle`."""
         self.check_count(delivery)
+        delivery = _in_binary_mode(delivery)
         head = self._head(delivery)
         if self._where is not None and not self._wanted(self._where, head, delivery):
             self._filtered.inc()
@@ -161,6 +165,7 @@ class Handling[T]:
         """The event's key as text. Raises `DecodeFailed`, `ExpressionFailed`."""
         if self._key is None:
             return ""
+        delivery = _in_binary_mode(delivery)
         return encode(self._key.evaluate(self._scope(self._key, None, delivery))).decode()
 
     # -- inside
@@ -238,3 +243,11 @@ class Handling[T]:
 
     def _late(self, seconds: float) -> HandlerTimeout:
         return HandlerTimeout(self.handler.module, self.handler.name, seconds)
+
+
+def _in_binary_mode(delivery: Delivery) -> Delivery:
+    """As if its sender had put the attributes into headers. Raises `DecodeFailed`."""
+    if not is_structured(delivery.headers):
+        return delivery
+    headers, data = to_binary_mode(delivery.headers, delivery.data)
+    return msgspec.structs.replace(delivery, headers=headers, data=data)

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..messages import H_ACTOR, H_CONTENT_TYPE, H_TRACE, H_TRACE_STATE, decode_plain, from_headers, to_rfc3339
+from ..messages import (
+    H_ACTOR,
+    H_CONTENT_TYPE,
+    H_TRACE,
+    H_TRACE_STATE,
+    attribute_of,
+    decode_plain,
+    from_headers,
+    to_rfc3339,
+)
 from ..types import JSON, Actor
 
 _CE_ID, _CE_SOURCE, _CE_TIME = "ce-id", "ce-source", "ce-time"
@@ -41,21 +50,24 @@ def read_head(headers: Mapping[str, str], event_type: str, sequence: int, stored
         return _read_any(headers, event_type, sequence, stored_at)
     actor = headers.get(H_ACTOR)
     return Head(
-        headers.get(_CE_ID) or f"EVENTS-{sequence}",
+        attribute_of(headers.get(_CE_ID, "")) or f"EVENTS-{sequence}",
         event_type,
-        headers.get(_CE_SOURCE) or "unknown",
+        attribute_of(headers.get(_CE_SOURCE, "")) or "unknown",
         _moment(headers.get(_CE_TIME), stored_at),
         Actor.parse(actor) if actor else None,
         headers.get(H_TRACE, ""),
         headers.get(H_TRACE_STATE, ""),
-        headers.get(_CE_CORRELATION, ""),
-        headers.get(_CE_CAUSATION, ""),
+        attribute_of(headers.get(_CE_CORRELATION, "")),
+        attribute_of(headers.get(_CE_CAUSATION, "")),
     )
 
 
 def _read_any(headers: Mapping[str, str], event_type: str, sequence: int, stored_at: float) -> Head:
     found = from_headers(headers, event_type=event_type, sequence=sequence, stored_at=stored_at)
-    state = next((value for name, value in headers.items() if name.lower() == H_TRACE_STATE), "")
+    state = next(
+        (value for name, value in headers.items() if name.lower() in (H_TRACE_STATE, f"ce-{H_TRACE_STATE}")),
+        "",
+    )
     return Head(
         found.id,
         found.type,
@@ -72,7 +84,7 @@ def _read_any(headers: Mapping[str, str], event_type: str, sequence: int, stored
 def _moment(text: str | None, stored_at: float) -> datetime:
     if text:
         try:
-            moment = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(attribute_of(text))
         except ValueError:
             pass
         else:

@@ -10,8 +10,11 @@ from ._codec import (
 )
 from ._events import (
     EventHeaders,
+    attribute_of,
     from_headers,
     from_rfc3339,
+    is_structured,
+    to_binary_mode,
     to_headers,
     to_rfc3339,
 )
@@ -188,6 +191,7 @@ __all__ = [
     "UndoInput",
     "UndoStarted",
     "Undoing",
+    "attribute_of",
     "bucket_key",
     "bucket_stream",
     "canonical",
@@ -204,9 +208,11 @@ __all__ = [
     "from_headers",
     "from_rfc3339",
     "input_hash",
+    "is_structured",
     "join_name",
     "shard_of",
     "through_codec",
+    "to_binary_mode",
     "to_headers",
     "to_rfc3339",
     "unescape_token",
