@@ -52,7 +52,16 @@ _ENVIRONMENT = {
     "nats_context": "NATS_CONTEXT",
     **{
         name: f"JETLOOM_{name.upper()}"
-        for name in ("namespace", "shards", "profile", "http_port", "http_host", "log_level", "log_format", "hot_path")
+        for name in (
+            "namespace",
+            "shards",
+            "profile",
+            "http_port",
+            "http_host",
+            "log_level",
+            "log_format",
+            "hot_path",
+        )
     },
 }
 

@@ -204,7 +204,10 @@ METRICS: tuple[MetricSpec, ...] = (
         "jetloom_task_failures_total", "counter", "Background tasks that ended with an error.", ("task",)
     ),
     MetricSpec(
-        "jetloom_health_ratio", "gauge", "1 while the module's health check passes, else 0.", ("module", "check")
+        "jetloom_health_ratio",
+        "gauge",
+        "1 while the module's health check passes, else 0.",
+        ("module", "check"),
     ),
     MetricSpec("jetloom_build_info", "gauge", "Always 1; the version is in the label.", ("version",)),
 )
