@@ -50,7 +50,9 @@ async def _many_runs(scope: Scope) -> None:
                         "generate", Given(name="chain", count=finished), seconds=GENERATE_SECONDS
                     )
                 meter = Meter(engine=engine.pid, server=server.pid)
-                found = await client.ask("load", Given(name="chain", seconds=scope.seconds(4.0)))
+                found = await client.ask(
+                    "load", Given(name="chain", text="starts", seconds=scope.seconds(4.0))
+                )
                 meter.sample(scope, case, found.more["total"], "run", reduced=reduced)
                 scope.sample(case, "start p50", found.more["start_p50"], "ms", reduced=reduced)
                 scope.sample(case, "run p50", found.p50, "ms", reduced=reduced)

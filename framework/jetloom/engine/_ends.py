@@ -22,6 +22,8 @@ from ..types import JSON
 POLL = 1.0
 """Seconds between looks at a journal while its run is waited for."""
 
+HINTED = 0.002
+"""Seconds until the second look for an end that was hinted at; doubled each time."""
 PAUSE = 0.1
 """Before the next try while the connection is away; the caller's patience ends it."""
 
@@ -120,7 +122,7 @@ class Ends:
                 await asyncio.sleep(PAUSE)
 
     async def _look(self, run: str, end: End, exists: Callable[[], Awaitable[None]]) -> Finished:
-        seen = False
+        seen, pause = False, POLL
         while end.finished is None:
             end.changed.clear()
             try:
@@ -134,10 +136,12 @@ class Ends:
             except (RequestTimeout, Disconnected):
                 seen = True
             try:
-                async with asyncio.timeout(POLL):
+                async with asyncio.timeout(pause):
                     await end.changed.wait()
+                # The server hands a message on before it has stored it: what is hinted at may be there in a moment.
+                pause = HINTED
             except TimeoutError:
-                continue
+                pause = min(pause * 2, POLL)
         return end.finished
 
 
