@@ -102,6 +102,8 @@ def is_structured(headers: Mapping[str, str]) -> bool:
     """The body is the whole event, its attributes included."""
     kind = headers.get(H_CONTENT_TYPE)
     if kind is None:
+        if not headers:
+            return False
         kind = next((value for name, value in headers.items() if name.lower() == H_CONTENT_TYPE), "")
     return kind[: len(STRUCTURED)].lower() == STRUCTURED
 
