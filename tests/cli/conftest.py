@@ -60,6 +60,12 @@ class World:
         self.open_transport: Callable[[], contextlib.AbstractAsyncContextManager[Transport]] | None = None
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Tables are as wide as what they hold, whatever terminal the tests run in."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A session without a server, for every command of the test."""
