@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 N ?= 500
 
-.PHONY: help setup demo dev test check format sim sim-planted chaos bench docs lock clean
+.PHONY: help setup demo dev test check format sim sim-planted chaos bench docs peers lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ sim: setup ## simulated universes: N=500, SEED=... for one of them
 
 sim-planted: setup ## every planted bug must be found
 	$(PY) -m tests.simulation --planted
+
+peers: ## install what tests/interop needs of Node, into .cache/
+	@scripts/peers.sh
 
 chaos: setup ## real processes, real signals
 	CHAOS_SECTIONS=10000 $(PY) -m pytest tests/chaos $(ARGS)

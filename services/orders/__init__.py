@@ -36,14 +36,13 @@ class Orders(Module):
     buckets = ("orders",)
 
     async def init(self, rt: Runtime) -> None:
-        self._rt = rt
         self._records = rt.kv("orders", Record)
 
     @on("shop.order.placed", ack_wait=5.0)
     async def placed(self, event: Event[Order]) -> None:
         """The run's id is the order's, so an event that is delivered twice starts one run."""
         order = event.payload
-        await self._rt.workflows.start(WORKFLOW, msgspec.to_builtins(order), id=f"order-{order.id}")
+        await self.rt.workflows.start(WORKFLOW, msgspec.to_builtins(order), id=f"order-{order.id}")
 
     @endpoint("show")
     async def show(self, request: OrderRef) -> Record:

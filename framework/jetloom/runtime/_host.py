@@ -241,7 +241,7 @@ class Host:
         _raise(failures)
 
     async def _init(self, module: Module, failures: list[tuple[str, Exception]]) -> None:
-        runtime = self._runtime(module)
+        runtime = module.rt = self._runtime(module)
         for task in self._plan.declared[module.id].background:
             self._background.add(module.id, task.name, task.function, task.restarts_max)
         self._state[module.id] = "starting"

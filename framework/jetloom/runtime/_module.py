@@ -52,6 +52,9 @@ class Module:
     buckets: ClassVar[tuple[str, ...]] = ()
     """KV buckets that exist before `init`; others are made at their first use."""
 
+    rt: Runtime
+    """The module's own runtime: the host sets it before it calls `init`."""
+
     async def init(self, rt: Runtime) -> None:
         """Called once, within 60 s; what it raises ends the start, and modules that are up are shut down again. Modules
         that don't depend on each other are started at the same time."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from jetloom.bus import Event
 from jetloom.engine import Client
 from jetloom.errors import DecodeFailed, JetloomError
-from jetloom.messages import Names, decode_plain, from_headers
+from jetloom.messages import Names, decode_plain, from_headers, is_structured, to_binary_mode
 from jetloom.transport import MemoryServer
 from jetloom.types import JSON
 
@@ -21,16 +21,19 @@ def read_published(server: MemoryServer, names: Names, pattern: str) -> list[Eve
         return []
     found: list[Event[JSON]] = []
     for stored in stream.read(names.event(pattern), 0, EVENTS_MAX):
+        headers, data = stored.headers, stored.data
+        if is_structured(headers):
+            headers, data = to_binary_mode(headers, data)
         head = from_headers(
-            stored.headers,
+            headers,
             event_type=names.event_type(stored.subject),
             sequence=stored.sequence,
             stored_at=stored.at,
         )
         try:
-            payload = decode_plain(stored.data, "payload")
+            payload = decode_plain(data, "payload")
         except DecodeFailed:
-            payload = stored.data.decode(errors="replace")
+            payload = data.decode(errors="replace")
         found.append(
             Event(
                 id=head.id,
