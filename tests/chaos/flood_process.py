@@ -131,6 +131,7 @@ async def main() -> None:
     await host.start()
     print("ready", flush=True)
     await stopped.wait()
+    await host.drain(10.0)
     await host.stop()
     await transport.close()
 
