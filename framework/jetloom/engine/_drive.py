@@ -118,7 +118,7 @@ class Driver:
             run.lose()
             run.state = RunState(run.id)
             for line in lines:
-                run.fold(line, shell.id)
+                run.fold(line, shell.id, first=True)
             run.state_tick = tick
             if not lines and start is not None and not (start.count == 1 and start.sure(now)):
                 # The run may be over and expired: only a start that is still stored may begin it.

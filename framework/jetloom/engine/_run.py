@@ -145,8 +145,12 @@ class Run:
         state = self.state
         return sum(1 for timer in state.timers.values() if timer.cover) if state is not None else 0
 
-    def fold(self, line: Line, engine: str) -> None:
-        """Folds another entry. What an entry of another engine takes from this one is forgotten here."""
+    def fold(self, line: Line, engine: str, *, first: bool = False) -> None:
+        """Folds another entry. What an entry of another engine takes from this one is forgotten here.
+
+        Not in a `first` reading: what was delivered before it may be what a dead holder left behind. Its holder is
+        asked, instead of waiting until it is delivered once more.
+        """
         state = self.state if self.state is not None else RunState(self.id)
         self.state = fold_entry(state, line.entry, line.records)
         self.last = line.sequence
@@ -157,7 +161,7 @@ class Run:
         self.derived, self.index_known = False, False
         if line.snapshot is not None:
             self._doubt()
-        for record in line.records:
+        for record in () if first else line.records:
             if isinstance(record, Held):
                 for ref in (record.cover, *record.instead_of):
                     self.forget(ref)

@@ -257,11 +257,13 @@ class FastLink(GuardedClient):
             self._write(f"SUB {subject} {queue} {sid}\r\n".encode())
         return sid
 
+    def silence(self, sid: int) -> None:
+        if self._subs.pop(sid, None) is not None and self._status == _CONNECTED:
+            self._write(b"UNSUB %d\r\n" % sid)
+
     def forget(self, sid: int) -> None:
-        if self._received.pop(b"%d" % sid, None) is not None:
-            self._subs.pop(sid, None)
-            if self._status == _CONNECTED:
-                self._write(b"UNSUB %d\r\n" % sid)
+        self.silence(sid)
+        self._received.pop(b"%d" % sid, None)
 
     # -- reading
     def feed(self, data: bytes) -> None:

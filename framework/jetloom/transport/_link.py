@@ -97,6 +97,10 @@ class Link(Protocol):
         """Subscribes; the id. Survives reconnects."""
         ...
 
+    def silence(self, sid: int) -> None:
+        """Tells the server to send no more; what is on its way still reaches the handler, until `forget`."""
+        ...
+
     def forget(self, sid: int) -> None: ...
 
     async def close(self) -> None:

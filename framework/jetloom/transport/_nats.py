@@ -188,7 +188,7 @@ class NatsTransport:
 
         sid = self._link.listen(subject, received, queue)
         await self.flush()
-        return _Listening(self._link, sid)
+        return _Listening(self, sid)
 
     # -- streams: writing
     async def append(
@@ -470,12 +470,24 @@ class NatsTransport:
 class _Listening:
     """A core subscription."""
 
-    def __init__(self, link: Link, sid: int) -> None:
-        self._link = link
+    def __init__(self, transport: NatsTransport, sid: int) -> None:
+        self._transport = transport
         self._sid = sid
+        self._stopped = False
 
     async def stop(self) -> None:
-        self._link.forget(self._sid)
+        if self._stopped:
+            return
+        self._stopped = True
+        link = self._transport.link
+        link.silence(self._sid)
+        try:
+            # What the server had sent before it read that is still handled: nobody would send it again.
+            await self._transport.flush()
+        except RequestTimeout:
+            logger.debug("an unsubscription was not answered")
+        finally:
+            link.forget(self._sid)
 
 
 def _every_header(

@@ -142,6 +142,9 @@ class PlainLink:
         self._do(_Subscribe(self._sid, subject, received, queue))
         return self._sid
 
+    def silence(self, sid: int) -> None:
+        self._do(_Unsubscribe(sid))
+
     def forget(self, sid: int) -> None:
         if sid in self._wanted:
             self._wanted.discard(sid)
@@ -176,7 +179,8 @@ class PlainLink:
             case _Unsubscribe(sid):
                 subscription = self._subscriptions.pop(sid, None)
                 if subscription is not None:
-                    await subscription.unsubscribe()
+                    # nats-py's own `unsubscribe` drops what has arrived and is not handled yet.
+                    await subscription.drain()
 
     def _callback(self, sid: int, received: Received) -> Any:
         async def arrived(message: Msg) -> None:
