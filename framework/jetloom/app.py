@@ -319,7 +319,9 @@ class App:
     def _make_client(self, transport: Transport) -> Client:
         from .engine import Client
 
-        return Client(transport, self._names, clock=self._clock)
+        client = Client(transport, self._names, clock=self._clock)
+        self._add("client", lambda _: client.stop())
+        return client
 
     async def _make_host(self, modules: Sequence[type[Module]], transport: Transport, client: Client) -> Host:
         from .runtime import Host, read_live_config

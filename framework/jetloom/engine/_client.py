@@ -70,6 +70,10 @@ class Client:
         self._index = IndexStore(transport, names)
         self._ends = Ends(transport, names, clock, self._journals)
 
+    async def stop(self) -> None:
+        """Ends what the client keeps open: nothing until the first `run`. It may be used again afterwards."""
+        await self._ends.stop()
+
     # -- definitions
     async def register(self, text: str, *, source: str = "") -> Sequence[str]:
         names: list[str] = []

@@ -52,6 +52,7 @@ class Ends:
         self._waiting: dict[str, End] = {}
         self._count = 0
         self._listening: asyncio.Future[None] | None = None
+        self._notices: Subscription | None = None
 
     async def expect(self) -> End:
         """An end with an inbox, for a start that is about to be sent. `forget` it."""
@@ -68,7 +69,7 @@ class Ends:
 
     async def _listen(self) -> None:
         try:
-            await self._transport.subscribe(f"{self._prefix}.*", self._on_notice)
+            self._notices = await self._transport.subscribe(f"{self._prefix}.*", self._on_notice)
         except BaseException:
             self._listening = None
             raise
@@ -82,6 +83,12 @@ class Ends:
         except msgspec.DecodeError:
             end.finished = None  # from a newer engine: the journal is looked at
         end.changed.set()
+
+    async def stop(self) -> None:
+        """Ends the subscription; whoever waits goes on by looking at the journals."""
+        notices, self._notices, self._listening = self._notices, None, None
+        if notices is not None:
+            await notices.stop()
 
     async def told(
         self, run: str, end: End, seconds: float | None, exists: Callable[[], Awaitable[None]]

@@ -69,6 +69,7 @@ class Process:
         self._transport: MemoryTransport | None = None
         self._host: Host | None = None
         self._work: Engine | Worker | None = None
+        self._client: Client | None = None
 
     async def start(self) -> None:
         """Returns when it serves. Raises what stands in the way, `StartFailed` with all problems of modules."""
@@ -113,6 +114,7 @@ class Process:
             )
             await self._work.start()
             return
+        client = self._client = Client(transport, place.names, clock=place.clock)
         modules: list[type[Module] | Module] = [self._made(each) for each in self.plan.modules]
         host = Host(
             modules,
@@ -120,7 +122,7 @@ class Process:
             Settings(namespace=place.names.namespace, modules=_tables(self.plan.config, self.plan.ids)),
             clock=place.clock,
             metrics=metrics,
-            workflows=Client(transport, place.names, clock=place.clock),
+            workflows=client,
             environ=self.plan.environ,
             live=await read_live_config(transport, place.names),
         )
@@ -165,6 +167,8 @@ class Process:
         if self._host is not None:
             await self._host.drain(STOP_SECONDS)
             await self._host.stop()
+        if self._client is not None:
+            await self._client.stop()
         left = self._left()
         if self._transport is not None:
             await self._transport.close()
