@@ -39,8 +39,9 @@ sim: setup ## simulated universes: N=500, SEED=... for one of them
 sim-planted: setup ## every planted bug must be found
 	$(PY) -m tests.simulation --planted
 
-peers: ## install what tests/interop needs of Node, into .cache/
+peers: ## fetch what tests of other programs need, into .cache/: Node's packages, Prometheus
 	@scripts/peers.sh
+	@scripts/prometheus.sh
 
 chaos: setup ## real processes, real signals
 	CHAOS_SECTIONS=10000 $(PY) -m pytest tests/chaos $(ARGS)

@@ -106,7 +106,7 @@ class Hub(Module):
         """The next news of an order waits until this one is told: its run is waited for."""
         reason = f" ({event.payload.reason})" if event.payload.reason else ""
         text = f"{event.name.replace('_', ' ')}{reason}"
-        notice = {"order": event.payload.order, "text": text}
+        notice: dict[str, JSON] = {"order": event.payload.order, "text": text}
         await self.rt.workflows.run("notice", notice, token=event.id)
 
     @step("hub.tell")

@@ -185,6 +185,11 @@ def to_rows(found: Sequence[ServiceInfo], namespace: str) -> list[ModuleRow]:
     return [_row(groups[key]) for key in sorted(groups)]
 
 
+def _internal(endpoint: EndpointInfo) -> bool:
+    """Whether it is jetloom's own, for `jetloom dlq replay` and the like."""
+    return (endpoint.metadata or {}).get("jetloom.internal") == "true"
+
+
 def _row(instances: Sequence[ServiceInfo]) -> ModuleRow:
     # Two versions side by side may serve different things: what any of them serves is served.
     lists = {name: _merged(instances, f"jetloom.{name}") for name in _LISTS}
@@ -196,7 +201,9 @@ def _row(instances: Sequence[ServiceInfo]) -> ModuleRow:
         versions=sorted({info.version for info in instances}),
         namespace=namespace,
         description=next((info.description for info in instances if info.description), ""),
-        endpoints=sorted({each.name for info in instances for each in info.endpoints or ()}),
+        endpoints=sorted(
+            {each.name for info in instances for each in info.endpoints or () if not _internal(each)}
+        ),
         events=lists["events"],
         steps=lists["steps"],
         schedules=lists["schedules"],
