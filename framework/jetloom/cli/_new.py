@@ -40,7 +40,7 @@ def new(name: str, /, *, folder: Path | None = None, output: Output = _OUTPUT) -
     For example:
 
         jetloom new shop
-        jetloom new flower-shop --folder ~/work/flowers
+        jetloom new flower-shop --folder ~/flowers
 
     Parameters
     ----------

@@ -70,9 +70,10 @@ class Ends:
     async def _listen(self) -> None:
         try:
             self._notices = await self._transport.subscribe(f"{self._prefix}.*", self._on_notice)
-        except BaseException:
-            self._listening = None
-            raise
+        finally:
+            if self._notices is None:
+                # The next caller tries again.
+                self._listening = None
 
     def _on_notice(self, notice: Incoming) -> None:
         end = self._waiting.get(notice.subject.rpartition(".")[2])
