@@ -44,7 +44,7 @@ peers: ## fetch what tests of other programs need, into .cache/: Node's packages
 	@scripts/prometheus.sh
 
 chaos: setup ## real processes, real signals
-	CHAOS_SECTIONS=10000 $(PY) -m pytest tests/chaos $(ARGS)
+	CHAOS_SECTIONS=10000 CHAOS_EVENTS=200000 $(PY) -m pytest tests/chaos $(ARGS)
 
 bench: setup ## the benchmark's workloads; WORKLOAD=... for one
 	$(PY) -m jetloom.bench $(WORKLOAD)
