@@ -10,9 +10,12 @@ import msgspec
 from cyclopts import Parameter
 
 from ..errors import StartFailed
+from ._common import Output
 from ._config import look_here
-from ._emit import say
+from ._emit import print_json, say
 from ._exit import OK
+
+_OUTPUT = Output()
 
 
 def asyncapi(
@@ -23,6 +26,7 @@ def asyncapi(
     version: str = "",
     format: Annotated[Literal["json", "yaml"], Parameter(name=["--format", "-f"])] = "json",
     out: Path | None = None,
+    output: Output = _OUTPUT,
 ) -> int:
     """Print the AsyncAPI 3.0 document of modules: events they handle, endpoints, steps, with their schemas.
 
@@ -68,8 +72,12 @@ def asyncapi(
     json = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     text = asyncapi_yaml(document) if format == "yaml" else json
     if out is None:
-        print(text)
+        # --json promises one JSON document on stdout, so it wins over --format yaml.
+        print(json if output.json else text)
         return OK
     out.write_text(text + "\n", encoding="utf-8")
+    if output.json:
+        print_json({"written": str(out), "format": format})
+        return OK
     say(f"written: {out}")
     return OK
