@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_json_is_one_document(
     """With --json stdout is one JSON document, whatever --format says, and names the file with --out."""
     (tmp_path / "asked_module.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     target = "asked_module:Asked"
     assert main(["asyncapi", target, "--format", "yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["asyncapi"] == "3.0.0"
