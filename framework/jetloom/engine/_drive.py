@@ -18,7 +18,7 @@ from ..messages import INBOX, Start, StopNotice, encode
 from ..stores import Line
 from ..types import RunStatus, StepStatus
 from ._commit import Outcome, commit, retention_of
-from ._constants import CHECK, HEADER_ROOM, INDEX_LAZY, LAZY, PACING, RETRY
+from ._constants import CHECK, HEADER_ROOM, LAZY, PACING, RETRY
 from ._context import Context
 from ._executor import Body, Executor
 from ._intake import Intake
@@ -411,36 +411,14 @@ class Driver:
         if run.draft is not None or run.state is None:
             return False
         await self._send_hints(run)
-        kept = self._kept(run)
-        if kept is None and not run.bodies and not run.ended:
+        if not run.bodies and not run.ended:
             await self._write_index(run)
         for message in list(run.messages.values()):
-            if message is kept or run.messages.get(message.ref) is not message:
+            if run.messages.get(message.ref) is not message:
                 continue
             if await self._conclude_one(run, message):
                 return True
         return False
-
-    def _kept(self, run: Run) -> Message | None:
-        """The spent message that stays un-acknowledged while the row of the run waits: should this engine die, it comes
-        again, and brings the row about."""
-        state = run.state
-        if state is None or state.status is not RunStatus.RUNNING or run.indexed is RunStatus.RUNNING:
-            run.row_due = 0.0
-            return None
-        now = self._now()
-        if not run.row_due:
-            run.row_due = now + INDEX_LAZY
-        if now + GRAIN >= run.row_due:
-            return None
-        for message in run.messages.values():
-            if (
-                message.hold.mine
-                and message.sure(now)
-                and standing(state, message.arrived, self._shell.id) is Standing.SPENT
-            ):
-                return message
-        return None
 
     async def _conclude_one(self, run: Run, message: Message) -> bool:
         state, shell = run.state, self._shell
@@ -514,8 +492,6 @@ class Driver:
             ]
             if due:
                 timeout = min(timeout, max(0.0, min(due) - self._shell.clock.now()))
-            if run.row_due > self._now() + GRAIN:
-                timeout = min(timeout, run.row_due - self._now())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await run.wake.wait()

@@ -116,8 +116,6 @@ class Run:
         self.draft_since = 0.0
         self.indexed: RunStatus | None = None
         self.index_known = False
-        self.row_due = 0.0
-        """When the row of a run whose steps are under way elsewhere is written at the latest; 0 while none is owed."""
         self.since = 0.0
         self.checked = 0.0
         self.refused_at = -1.0
