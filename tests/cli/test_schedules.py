@@ -108,6 +108,9 @@ def test_pause_and_resume(run: Run, server: list[tuple[str, bytes]]) -> None:
     assert run("schedules", "pause", NAME).out == f"{NAME}: paused\n"
     assert run("schedules", "pause", "billing.tidy").out == "billing.tidy: was paused already\n"
     assert server == []
+    ended = run("schedules", "next", "billing.tidy", "--json")
+    assert len(ended.read(list[Coming])) == 5
+    assert "billing.tidy is paused: none of these fires before" in ended.err
     ended = run("schedules", "resume", "billing.tidy")
     assert ended.out.startswith("billing.tidy: resumed; next ")
     assert [each[0].split(".")[1:4] for each in server] == [["cron", "billing", "tidy"]]

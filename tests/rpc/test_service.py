@@ -105,7 +105,9 @@ def test_a_plain_request_works(run_on: Runner) -> None:
             assert (await plain.request(subject, b'{"item":"pen"}')).data == b'{"cents":250}'
             reply = await plain.request(subject, b"{")
             assert reply.headers["Nats-Service-Error-Code"] == "400"
-            assert reply.headers["Nats-Service-Error"].startswith("decode.failed: request can't be decoded")
+            assert reply.headers["Nats-Service-Error"].startswith(
+                "decode.failed: the request of Prices.quote can't be decoded"
+            )
 
     run_on(scenario)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
 from jetloom.errors import Unavailable
-from jetloom.transport import EmbeddedServer, StreamAsset, connect, find_server
+from jetloom.transport import EmbeddedServer, StreamAsset, _embedded, connect, find_server
 
 
 def test_one_is_found() -> None:
@@ -66,3 +67,30 @@ async def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="address already in use"):
             await other.start()
         assert not other.running
+
+
+async def test_a_port_that_was_free_a_moment_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a free port and loses it before the server listens takes another."""
+    async with EmbeddedServer(tmp_path / "a") as taken:
+        found = iter((taken.port, taken.port))
+        free_port = _embedded._free_port
+
+        def find(wanted: int | None) -> int:
+            return next(found, None) or free_port(wanted)
+
+        monkeypatch.setattr(_embedded, "_free_port", find)
+        async with EmbeddedServer(tmp_path / "b") as other:
+            assert other.running
+            assert other.port != taken.port
+        assert next(found, None) is None
+
+
+async def test_a_restart_waits_for_its_port(tmp_path: Path) -> None:
+    """The clients of a server know its port: a restart waits until whoever took it in between has left."""
+    async with EmbeddedServer(tmp_path, 0) as server:
+        port = server.port
+        server.kill()
+        squatter = socket.create_server(("127.0.0.1", port))
+        asyncio.get_running_loop().call_later(0.3, squatter.close)
+        await server.start()
+        assert (server.port, server.running) == (port, True)

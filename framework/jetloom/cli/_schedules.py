@@ -10,7 +10,7 @@ from cyclopts import App
 from ..errors import InvalidInput
 from . import _session
 from ._common import Common, current_actor
-from ._emit import show
+from ._emit import say, show
 from ._process import run_command
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def show_next(name: str, /, *, count: int = 5, common: Common = _DEFAULT) -> Non
             for each in instants
         ]
         show(common.json, coming, lambda: _coming(coming))
+        if (await schedules.show(name)).paused:
+            say(f"{name} is paused: none of these fires before `jetloom schedules resume {name}`")
 
     _run(common, main)
 

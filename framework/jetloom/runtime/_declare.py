@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import cast
 
@@ -243,11 +244,12 @@ def _endpoint(
     if request is not None:
         types["request"] = type_name(request)
     parts = signature.is_parts
+    answers = _Answers(response, signature.where)
     return Endpoint(
         name=_token(mark.name, "endpoint"),
         subject=names.rpc(module.id, mark.name),
-        function=None if parts else _answering(signature, decoder, method),
-        parts=_answering_in_parts(signature.where, decoder, method) if parts else None,
+        function=None if parts else _answering(signature, decoder, method, answers),
+        parts=_answering_in_parts(signature, decoder, method, answers) if parts else None,
         concurrency=mark.concurrency,
         timeout=mark.timeout,
         group=mark.group,
@@ -259,34 +261,68 @@ def _endpoint(
 
 
 def _answering(
-    signature: Signature, decoder: PayloadDecoder[object] | None, method: Callable[..., object]
+    signature: Signature,
+    decoder: PayloadDecoder[object] | None,
+    method: Callable[..., object],
+    answers: _Answers,
 ) -> Callable[[bytes], Awaitable[bytes]]:
-    body, where = signature.body(method), signature.where
+    body = signature.body(method)
+    what = f"the request of {signature.where}"
 
     async def serve(data: bytes) -> bytes:
-        return _encoded(await (body() if decoder is None else body(decoder.decode(data, "request"))), where)
+        return answers.encode(await (body() if decoder is None else body(decoder.decode(data, what))))
 
     return serve
 
 
 def _answering_in_parts(
-    where: str, decoder: PayloadDecoder[object] | None, method: Callable[..., object]
+    signature: Signature,
+    decoder: PayloadDecoder[object] | None,
+    method: Callable[..., object],
+    answers: _Answers,
 ) -> Callable[[bytes], AsyncIterator[bytes]]:
     generate = cast("Callable[..., AsyncIterator[object]]", method)
+    what = f"the request of {signature.where}"
 
     async def serve(data: bytes) -> AsyncIterator[bytes]:
-        arguments = () if decoder is None else (decoder.decode(data, "request"),)
+        arguments = () if decoder is None else (decoder.decode(data, what),)
         async for part in generate(*arguments):
-            yield _encoded(part, where)
+            yield answers.encode(part)
 
     return serve
 
 
-def _encoded(answer: object, where: str) -> bytes:
-    try:
-        return encode(answer)
-    except TypeError as error:
-        raise TaskFailed("answer.invalid", f"{where} gave what has no JSON form: {error}") from error
+class _Answers:
+    """Encodes what an endpoint gives. What its declared type can't be read back from is the service's mistake, and is
+    named here: a caller in another language would take it for an answer.
+    """
+
+    def __init__(self, kind: object, where: str) -> None:
+        self._kind = kind
+        self._where = where
+        self._decoder: msgspec.json.Decoder[object] | None = None
+        if kind is not JSON and kind is not object:
+            # A type that can be written and not read back is the caller's to read.
+            with contextlib.suppress(TypeError):
+                self._decoder = msgspec.json.Decoder(kind)
+
+    def encode(self, answer: object) -> bytes:
+        try:
+            data = encode(answer)
+        except TypeError as error:
+            raise TaskFailed(
+                "answer.invalid", f"{self._where} gave what has no JSON form: {error}"
+            ) from error
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(data)
+            except msgspec.ValidationError as error:
+                raise TaskFailed(
+                    "answer.invalid",
+                    f"{self._where} gave what does not fit {type_name(self._kind)}: {error}; mend the method or the "
+                    "type that it declares",
+                ) from error
+        return data
 
 
 def _step(

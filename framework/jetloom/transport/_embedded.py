@@ -32,6 +32,7 @@ LOCK_SECONDS = 2.0
 PORT_DEFAULT = 4222
 LOG_TAIL = 2_000
 READY = b"Server is ready"
+PORT_TAKEN = "address already in use"
 IMAGE = "nats:2.15-alpine"
 LOOPBACK = "127.0.0.1"
 
@@ -148,8 +149,24 @@ class EmbeddedServer:
             raise NatsUnavailable(tried)
         store = self.store_dir
         store.mkdir(parents=True, exist_ok=True)
-        if not self.port:
-            self.port = _free_port(self._wanted)
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        known = self.port
+        while True:
+            self.port = known or _free_port(self._wanted)
+            try:
+                await self._launch(binary, store)
+            except Unavailable as error:
+                # Between our look at a port and the server's, anybody may take it. One that clients know is waited
+                # for, one that we found is given up for another, one that somebody asked for is an error.
+                late = asyncio.get_running_loop().time() > deadline
+                if PORT_TAKEN not in error.message or late or (self._wanted and not known):
+                    self.port = known
+                    raise
+                await asyncio.sleep(POLL_SECONDS * 10)
+            else:
+                return
+
+    async def _launch(self, binary: ServerBinary, store: Path) -> None:
         log = store / "server.log"
         lock = await _lock(store)
         with contextlib.closing(lock), log.open("ab") as output:
@@ -201,7 +218,7 @@ class EmbeddedServer:
         deadline = loop.time() + START_SECONDS
         while loop.time() < deadline:
             if self._process is not None and self._process.poll() is not None:
-                raise Unavailable(f"nats-server ended at its start: {_tail(log)}")
+                raise Unavailable(f"nats-server ended at its start: {_tail(log, begun)}")
             try:
                 # Its own word first: whoever else has the port would answer too.
                 if not _ready(log, begun):
@@ -214,7 +231,7 @@ class EmbeddedServer:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
             return
-        raise Unavailable(f"nats-server did not listen within {START_SECONDS:g} s: {_tail(log)}")
+        raise Unavailable(f"nats-server did not listen within {START_SECONDS:g} s: {_tail(log, begun)}")
 
     async def stop(self) -> None:
         """Ends it cleanly; a temporary store is removed. May be called twice."""
@@ -326,8 +343,8 @@ def _ready(log: Path, begun: int) -> bool:
     return READY in log.read_bytes()[begun:]
 
 
-def _tail(log: Path) -> str:
+def _tail(log: Path, begun: int) -> str:
     try:
-        return log.read_text(errors="replace")[-LOG_TAIL:].strip() or "its log is empty"
+        return log.read_bytes()[begun:].decode(errors="replace")[-LOG_TAIL:].strip() or "its log is empty"
     except OSError as error:
         return str(error)
