@@ -69,7 +69,8 @@ class TaskSet:
         if eager:
             task = asyncio.Task(work, loop=loop, name=self.name, eager_start=True)
             if task.done():
-                self._report(task)
+                if task.cancelled() or task.exception() is not None:
+                    self._report(task)
                 return task
         else:
             task = loop.create_task(work, name=self.name)

@@ -75,7 +75,15 @@ async def plain_client(url: str) -> AsyncGenerator[NatsClient]:
 async def listen(
     client: NatsClient, subject: str, hear: Callable[[Msg], Awaitable[None]] | None = None
 ) -> Subscription:
-    return await client.subscribe(subject, cb=hear)  # pyright: ignore[reportUnknownMemberType]
+    subscription = await client.subscribe(subject, cb=hear)  # pyright: ignore[reportUnknownMemberType]
+    # A message to ourselves: what comes back after the SUB says that the server knows it. nats-py's own flush does not:
+    # its PING overtakes what is queued.
+    inbox = client.new_inbox()
+    settled = await client.subscribe(inbox)  # pyright: ignore[reportUnknownMemberType]
+    await client.publish(inbox, b"")
+    await settled.next_msg(timeout=10)
+    await settled.unsubscribe()
+    return subscription
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

@@ -38,18 +38,21 @@ class Stream:
 
             subscribe(self._broker, self._seen, self._config.name)
         await self._broker.start()
+        if self._config.name:
+            # The start does not wait until the server knows the subscriptions: a request of our own comes after them.
+            await self._request()
 
     async def stop(self) -> None:
         if self._broker is not None:
             await self._broker.stop()
 
     async def do(self, verb: str, given: Given) -> Figures:
-        from ._roles_faststream_models import Thing
-
         broker = self._broker
         assert broker is not None
         match verb:
             case "publish":
+                from ._roles_faststream_models import Thing
+
                 began = now()
                 found = await closed_loop(
                     lambda: broker.publish(
@@ -64,13 +67,15 @@ class Stream:
                 )
                 return msgspec.structs.replace(found, more={**found.more, "began": began})
             case "call":
-
-                async def call() -> None:
-                    answer = await broker.request(Thing(number=1, at=now(), text=TEXT), ECHO, timeout=TIMEOUT)
-                    Thing.model_validate(await answer.decode())
-
-                return await closed_loop(call, concurrency=given.concurrency, seconds=given.seconds)
+                return await closed_loop(self._request, concurrency=given.concurrency, seconds=given.seconds)
             case "seen":
                 return await self._seen.until(given)
             case _:
                 raise UnknownOrder(verb)
+
+    async def _request(self) -> None:
+        from ._roles_faststream_models import Thing
+
+        assert self._broker is not None
+        answer = await self._broker.request(Thing(number=1, at=now(), text=TEXT), ECHO, timeout=TIMEOUT)
+        Thing.model_validate(await answer.decode())

@@ -75,7 +75,8 @@ def _accepted(run: Run, line: Line, draft: Draft, before: int) -> None:
     run.state = draft.state
     run.state_tick = before
     run.frontier = draft.known_frontier
-    _sent(run, line.entry)
+    if line.entry.sent:
+        _sent(run, line.entry)
     _own(run, draft, before)
 
 
@@ -91,8 +92,8 @@ def _own(run: Run, draft: Draft, before: int) -> None:
             run.derived, run.owing = False, True
     run.inputs.update(draft.inputs)
     state = run.state if run.state is not None else draft.state
-    wanted = wanted_by(state, draft.stamp.n, draft.records)
-    run.outputs.extend((output, before) for output in (*draft.wants, *wanted))
+    for output in (*draft.wants, *wanted_by(state, draft.stamp.n, draft.records)):
+        run.outputs.append((output, before))
     run.mark_quiet()
 
 
@@ -149,7 +150,8 @@ async def _entry(shell: Shell, run: Run, draft: Draft) -> tuple[Entry, tuple[Rec
     given: tuple[Record, ...] = tuple(draft.records)
     rollup = state.finished is not None or _due(run)
     records = (_snapshot(run, state), *given) if rollup else given
-    entry = Entry(stamp.n, stamp.at, stamp.by, state.inc, records, tuple(sorted(run.sent)))
+    sent = tuple(sorted(run.sent)) if run.sent else ()
+    entry = Entry(stamp.n, stamp.at, stamp.by, state.inc, records, sent)
     data = encode(entry)
     if len(data) <= shell.transport.server.max_payload // 2:
         return entry, records, data, rollup

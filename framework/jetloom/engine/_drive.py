@@ -87,14 +87,17 @@ class Driver:
             await self.refresh(run)
         if run.compiled is None:
             await self._find_definition(run)
-        self._stop_bodies(run)
+        if run.bodies:
+            self._stop_bodies(run)
         if run.draining:
             return await self._give_back(run)
-        if await self._start_bodies(run):
+        state = run.state
+        if state is not None and state.running and run.draft is None and await self._start_bodies(run, state):
             return True
         if await self._decide(run):
             return True
-        await perform(self._shell, run, now=self._now())
+        if run.outputs:
+            await perform(self._shell, run, now=self._now())
         if run.owing and run.draft is None and await derive_again(self._shell, run, now=self._now()):
             run.owing = False
         return await self._conclude(run)
@@ -195,11 +198,8 @@ class Driver:
             elif state.phase == "settling" and not is_undo(name):
                 body.cancel()
 
-    async def _start_bodies(self, run: Run) -> bool:
+    async def _start_bodies(self, run: Run, state: RunState) -> bool:
         """Starts the pending attempts under covers in this engine's hand; True when the state had to be read first."""
-        state = run.state
-        if state is None or run.draft is not None:
-            return False
         now, waiting = self._now(), {(item.unit, item.attempt) for item in run.ended}
         for name, unit in state.iter_attempts("here"):
             key = (name, unit.attempt)
@@ -269,7 +269,8 @@ class Driver:
             return False
         if run.compiled is None:
             await self._find_definition(run)
-        await self._pace(run)
+        if run.refused_at >= 0:
+            await self._pace(run)
         shell = self._shell
         around = shell.surroundings(run, shell.clock.now())
         draft = run.draft
@@ -279,8 +280,7 @@ class Driver:
             draft.around_now(around)
         fresh = state.n == 0 and not draft.records
         self._intake.observe_lateness(state, inputs, around.now)
-        start = _start_of(run)
-        if fresh and not self._may_begin(run, start):
+        if fresh and not self._may_begin(run, _start_of(run)):
             run.lose()
             return True
         try:
@@ -309,8 +309,9 @@ class Driver:
     async def _write(self, run: Run, draft: Draft, inputs: list[Input]) -> bool:
         outcome = await commit(self._shell, run, draft)
         if outcome is Outcome.ACCEPTED:
-            if any(isinstance(item, TakeOver) for item in inputs):
-                run.owing = True
+            for item in inputs:
+                if type(item) is TakeOver:
+                    run.owing = True
             self._after_own_entry(run, draft)
             self._intake.forget(run, inputs)
         else:
@@ -346,14 +347,14 @@ class Driver:
         state, shell = run.state, self._shell
         if state is None:
             return
-        for record in draft.records:
-            name = type(record).__name__
-            if name == "RunStarted":
-                shell.count("jetloom_runs_started_total", workflow=run.workflow)
-            elif name == "Finished":
-                self._count_end(run, state)
-                self._notify(run, state)
-        run.hints |= {cover.holder for cover in state.covers.values()} - {shell.id}
+        if draft.stamp.n == 1:
+            shell.count("jetloom_runs_started_total", workflow=run.workflow)
+        if draft.state.finished is not None:
+            self._count_end(run, state)
+            self._notify(run, state)
+        for cover in state.covers.values():
+            if cover.holder != shell.id:
+                run.hints.add(cover.holder)
 
     def _notify(self, run: Run, state: RunState) -> None:
         """Tells who waits for it that the run has ended: a hint, not waited for."""
@@ -410,7 +411,8 @@ class Driver:
         """Acknowledges what is spent. True when the state moved on and must be looked at anew."""
         if run.draft is not None or run.state is None:
             return False
-        await self._send_hints(run)
+        if run.hints:
+            await self._send_hints(run)
         if not run.bodies and not run.ended:
             await self._write_index(run)
         for message in list(run.messages.values()):

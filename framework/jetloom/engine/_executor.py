@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ..clock import Clock
 from ..errors import StepTimeout, to_info
 from ..lifecycle import TaskSet
 from ..messages import through_codec
 from ..telemetry import Context as Travelling
-from ..telemetry import Metrics, use
+from ..telemetry import Counter, Histogram, Metrics, use
 from ..types import JSON
 from .core import BodyEnded
 
@@ -47,7 +47,7 @@ class Executor:
     def __init__(self, clock: Clock, tasks: TaskSet, metrics: Metrics | None = None) -> None:
         self._clock = clock
         self._tasks = tasks
-        self._metrics = metrics
+        self._meters = Meters(metrics, clock)
 
     def start(
         self,
@@ -76,45 +76,48 @@ class Executor:
         report: Callable[[Body, BodyEnded], None],
     ) -> None:
         seconds = None if deadline is None else max(0.0, deadline - self._clock.now())
-        with Measure(self._metrics, self._clock, handler.name) as measure:
-            ended = await run_body(handler, context, value, seconds, body)
-            measure.outcome = outcome_of(ended)
-        report(body, ended)
+        report(body, await self._meters.measure(handler, context, value, seconds, body))
 
 
-class Measure:
-    """Counts one attempt of a body, here or in a worker; `outcome` is the metric's word for how it ended."""
+class Meters:
+    """Runs bodies, here or in a worker, and counts them."""
 
-    __slots__ = ("_active", "_began", "_clock", "_handler", "_metrics", "outcome")
-
-    def __init__(self, metrics: Metrics | None, clock: Clock, handler: str) -> None:
-        self.outcome = "cancelled"
+    def __init__(self, metrics: Metrics | None, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._handler = handler
-        self._began = 0.0
+        self._active = metrics.gauge("jetloom_active_steps") if metrics is not None else None
+        self._seconds: dict[str, Histogram] = {}
+        self._outcomes: dict[tuple[str, str], Counter] = {}
 
-    def __enter__(self) -> Self:
-        if self._metrics is not None:
-            self._began = self._clock.monotonic()
-            self._metrics.gauge("jetloom_active_steps").inc()
-        return self
+    async def measure(
+        self, handler: StepHandler, context: Context, value: JSON, seconds: float | None, body: Body
+    ) -> BodyEnded:
+        """`run_body`, counted."""
+        if self._metrics is None or self._active is None:
+            return await run_body(handler, context, value, seconds, body)
+        began = self._clock.monotonic()
+        self._active.inc()
+        outcome = "cancelled"
+        try:
+            ended = await run_body(handler, context, value, seconds, body)
+            if not ended.cancelled:
+                outcome = "failed" if ended.error is not None else "completed"
+        finally:
+            self._active.dec()
+            self._ended(self._metrics, handler.name, outcome, self._clock.monotonic() - began)
+        return ended
 
-    def __exit__(self, *_: object) -> None:
-        metrics = self._metrics
-        if metrics is None:
-            return
-        metrics.gauge("jetloom_active_steps").dec()
-        metrics.counter("jetloom_steps_total", handler=self._handler, outcome=self.outcome).inc()
-        taken = self._clock.monotonic() - self._began
-        metrics.histogram("jetloom_step_duration_seconds", handler=self._handler).observe(taken)
-
-
-def outcome_of(ended: BodyEnded) -> str:
-    """The metric's word for how an attempt ended."""
-    if ended.cancelled:
-        return "cancelled"
-    return "failed" if ended.error is not None else "completed"
+    def _ended(self, metrics: Metrics, name: str, outcome: str, seconds: float) -> None:
+        counter = self._outcomes.get((name, outcome))
+        if counter is None:
+            counter = metrics.counter("jetloom_steps_total", handler=name, outcome=outcome)
+            self._outcomes[(name, outcome)] = counter
+        histogram = self._seconds.get(name)
+        if histogram is None:
+            histogram = metrics.histogram("jetloom_step_duration_seconds", handler=name)
+            self._seconds[name] = histogram
+        counter.inc()
+        histogram.observe(seconds)
 
 
 async def run_body(

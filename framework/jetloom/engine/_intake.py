@@ -31,17 +31,20 @@ class Intake:
 
     async def gather(self, run: Run) -> list[Input]:
         """Takeovers, the start, messages, ended bodies and due timers, in that order."""
-        if run.state is None:
+        state = run.state
+        if state is None:
             return []
-        return await self._with_lost_covers(run.state, self._facts(run))
+        inputs = self._facts(run, state)
+        for item in inputs:
+            if type(item) is Arrived and item.address.kind == "poke" and state.covers:
+                return await self._with_lost_covers(state, inputs)
+        return inputs
 
-    def _facts(self, run: Run) -> list[Input]:
+    def _facts(self, run: Run, state: RunState) -> list[Input]:
         """Facts that would change the state: takeovers, the start, messages, ended bodies, due timers, in that
         order.
         """
-        state, shell = run.state, self._shell
-        if state is None:
-            return []
+        shell = self._shell
         if run.draft is not None and not run.ended:
             waiting = [m for m in run.messages.values() if m.arrived.address.kind not in ("start", "cover")]
             if not waiting:
@@ -49,11 +52,11 @@ class Intake:
         if run.draining:
             return [item for item in list(run.ended) if self._still_pending(run, item)]
         # Only what is still at hand: it may have been taken by another engine since it was asked about.
-        run.taken = [item for item in run.taken if state.live(item.ref) and item.ref in run.messages]
+        if run.taken:
+            run.taken = [item for item in run.taken if state.live(item.ref) and item.ref in run.messages]
         inputs: list[Input] = [*run.taken]
-        starts: list[Input] = []
         arrived: list[Input] = []
-        for message in list(run.messages.values()):
+        for message in run.messages.values():
             kind = message.arrived.address.kind
             if kind == "cover" or standing(state, message.arrived, shell.id) is not Standing.CHANGES:
                 continue
@@ -66,19 +69,22 @@ class Intake:
                 # Journaled alone and first: if applying the message kills this engine, the suspicion stays.
                 message.suspected = message.count
                 return [self._suspected(message, poison=suspicion == "poison")]
-            (starts if kind == "start" else arrived).append(message.arrived)
-        inputs += starts
+            (inputs if kind == "start" else arrived).append(message.arrived)
         inputs += arrived
         if run.compiled is not None or state.n == 0:
-            inputs += [item for item in list(run.ended) if self._still_pending(run, item)]
-            inputs += [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
-            run.unsendable = [item for item in run.unsendable if state.pending(item.unit, item.attempt)]
-            inputs += self._due(run)
-        # What a definition starts needs a cover; a run without one waits for the poke that brings it.
-        held = inputs or any(state.holds(ref, shell.id) and ref in run.messages for ref in state.covers)
-        parked = state.parked is not None and state.parked.reason == "definition"
-        if parked and held and run.compiled is not None:
-            inputs.append(Definition())
+            if run.ended:
+                inputs += [item for item in list(run.ended) if self._still_pending(run, item)]
+            if run.unsendable:
+                run.unsendable = [i for i in run.unsendable if state.pending(i.unit, i.attempt)]
+                inputs += run.unsendable
+            if state.timers:
+                inputs += self._due(run)
+        parked = state.parked
+        if parked is not None and parked.reason == "definition" and run.compiled is not None:
+            # What a definition starts needs a cover; a run without one waits for the poke that brings it.
+            held = inputs or any(state.holds(ref, shell.id) and ref in run.messages for ref in state.covers)
+            if held:
+                inputs.append(Definition())
         return inputs
 
     async def _with_lost_covers(self, state: RunState, inputs: list[Input]) -> list[Input]:
@@ -118,6 +124,8 @@ class Intake:
 
     def observe_lateness(self, state: RunState, inputs: list[Input], now: float) -> None:
         """How late the timers among these inputs are, for the metrics."""
+        if not state.timers:
+            return
         for item in inputs:
             name = item.name if isinstance(item, TimerDue) else ""
             if isinstance(item, Arrived) and item.address.kind == "wake":

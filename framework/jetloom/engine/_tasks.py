@@ -44,7 +44,7 @@ from ..transport import Beater, Delivery, Incoming, Pull, Subscription, Transpor
 from ..types import SYSTEM, Actor
 from ._constants import PULL_EXPIRY
 from ._context import Context
-from ._executor import Body, Measure, outcome_of, run_body
+from ._executor import Body, Meters
 from .core import DELIVERIES_MAX
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Worker:
         self._clock = clock
         self._handlers = handlers
         self._metrics = metrics
+        self._meters = Meters(metrics, clock)
         self._serving = TaskSet("task", metrics)
         self._active: dict[str, int] = dict.fromkeys(handlers, 0)
         self._bodies: dict[tuple[str, int, str, int], Body] = {}
@@ -230,9 +231,7 @@ class Worker:
         self._bodies[key] = body
         seconds = None if deadline is None else max(0.0, deadline - self._clock.now())
         try:
-            with Measure(self._metrics, self._clock, address.handler) as measure:
-                ended = await run_body(handler, context, task.input, seconds, body)
-                measure.outcome = outcome_of(ended)
+            ended = await self._meters.measure(handler, context, task.input, seconds, body)
         finally:
             del self._bodies[key]
         if body.lost:

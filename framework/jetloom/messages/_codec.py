@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import cast
 
 import msgspec
 
@@ -12,7 +11,7 @@ from ..types import JSON
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _canonical = msgspec.json.Encoder(order="deterministic", decimal_format="string")
-_plain = msgspec.json.Decoder()
+_plain: msgspec.json.Decoder[JSON] = msgspec.json.Decoder()
 
 
 def encode(value: object) -> bytes:
@@ -25,7 +24,7 @@ def decode_plain(data: bytes, what: str) -> JSON:
     if not data:
         return None
     try:
-        return cast("JSON", _plain.decode(data))
+        return _plain.decode(data)
     except msgspec.DecodeError as error:
         raise DecodeFailed(what, str(error)) from error
 
@@ -53,4 +52,4 @@ def through_codec(value: object) -> JSON:
     """What a reader of the encoded value would see: every value crosses it once, on the first pass as on a resumed
     one.
     """
-    return cast("JSON", _plain.decode(_encoder.encode(value)))
+    return _plain.decode(_encoder.encode(value))

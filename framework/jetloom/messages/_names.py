@@ -143,6 +143,7 @@ class Names:
         self.workflows_stream = bucket_stream(self.workflows_bucket)
         self.config_stream = bucket_stream(self.config_bucket)
         self.index_stream = bucket_stream(self.index_bucket)
+        self._journals = tuple(f"$KV.{self.runs_bucket(shard)}.run." for shard in range(shards))
         self._mailbox_prefix = f"{namespace}.mailbox."
         self._wake_prefix = f"{namespace}.wake."
         self._events_prefix = f"{namespace}.events."
@@ -165,10 +166,10 @@ class Names:
 
     # -- runs
     def journal(self, run: str) -> str:
-        return f"$KV.{self.runs_bucket(self.shard(run))}.run.{run}"
+        return self._journals[shard_of(run, self.shards)] + run
 
     def journals(self, shard: int) -> str:
-        return f"$KV.{self.runs_bucket(shard)}.run.*"
+        return f"{self._journals[shard]}*"
 
     def mailbox(self, run: str) -> str:
         return f"{self._mailbox_prefix}{self.shard(run)}.{run}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 FETCH_SECONDS = 0.5
+FLUSH_SECONDS = 30
 PENDING_BYTES_MAX = 64 * 1024 * 1024
 """Of core publishes: nats-py waits at 2 MiB by default, and raises above what it was given."""
 
@@ -44,7 +45,7 @@ class Baseline:
         await self._client.publish(subject, data)
 
     async def flush(self) -> None:
-        await self._client.flush(timeout=30)
+        await self._client.flush(timeout=FLUSH_SECONDS)
 
     async def request(self, subject: str, data: bytes) -> bytes:
         return (await self._client.request(subject, data, timeout=10)).data
@@ -56,14 +57,28 @@ class Baseline:
             await message.respond(message.data)
 
         await self._client.subscribe(subject, cb=echo)
-        await self._client.flush()
+        await self._settled()
 
     async def listen(self, subject: str, handler: Callable[[bytes], None]) -> None:
         async def take(message: Msg) -> None:
             handler(message.data)
 
         await self._client.subscribe(subject, cb=take)
-        await self._client.flush()
+        await self._settled()
+
+    async def _settled(self) -> None:
+        """Returns when the server knows this connection's subscriptions. nats-py's flush does not tell: its PING
+        overtakes what is still queued."""
+        done, inbox = asyncio.Event(), self._client.new_inbox()
+
+        async def heard(_: Msg) -> None:
+            done.set()
+
+        subscription = await self._client.subscribe(inbox, cb=heard)
+        await self._client.publish(inbox, b"")
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await done.wait()
+        await subscription.unsubscribe()
 
     async def pull(
         self, stream: str, subject: str, handler: Callable[[bytes], None], *, until: asyncio.Event, batch: int

@@ -208,7 +208,8 @@ class NatsTransport:
             block = encode_headers(headers) if headers else b""
         else:
             block = encode_headers(_every_header(headers, expected, message_id, ttl, rollup, schedule))
-        self._check_size(subject, block, data)
+        if len(block) + len(data) > self._server.max_payload:
+            self._check_size(subject, block, data)
         try:
             head, body = await self._link.ask(subject, block, data, timeout)
         except NoAnswer as missing:

@@ -36,16 +36,17 @@ NO_HEAD = Head(0, "", {})
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """The header block. Raises `InvalidInput` for what would break the block apart, or is too long."""
-    text = "NATS/1.0\r\n"
+    lines = ["NATS/1.0"]
     for name, value in headers.items():
         if name not in _NAMES:
             _learn(name)
-        text += f"{name}: {value}\r\n"
-    if not len(headers) + 1 == text.count("\n") == text.count("\r"):
+        lines.append(f"{name}: {value}")
+    text = "\r\n".join(lines)
+    if not len(headers) == text.count("\n") == text.count("\r"):
         for name, value in headers.items():
             if "\r" in value or "\n" in value:
                 raise InvalidInput(f"header {name!r} can't be sent: its value has a line break")
-    block = (text + "\r\n").encode()
+    block = (text + "\r\n\r\n").encode()
     if len(block) > HEADER_BYTES_MAX:
         raise InvalidInput(f"headers have {len(block)} bytes, the limit is {HEADER_BYTES_MAX}")
     return block

@@ -494,24 +494,25 @@ def _advance_open(draft: Draft) -> None:
             start_step(draft, step, unit.attempt + 1, handler)
     while frontier.ready and state.phase == "open":
         step_id = frontier.ready.pop(0)
-        if state.unit(step_id).status is StepStatus.PENDING:
+        unit = state.steps.get(step_id)
+        if unit is None or unit.status is StepStatus.PENDING:
             start_step(draft, step_id, 1, "")
-            wait = draft.definition.step(step_id).wait
-            if (
-                wait is not None
-                and wait.message is not None
-                and state.unit(step_id).status is StepStatus.WAITING
-            ):
-                take_message(draft, step_id, wait.message)
+            if state.kept:
+                _take_kept(draft, step_id)
     if state.phase == "open" and frontier.left == 0:
         _complete_run(draft)
 
 
+def _take_kept(draft: Draft, step_id: str) -> None:
+    wait = draft.definition.step(step_id).wait
+    waiting = draft.state.unit(step_id).status is StepStatus.WAITING
+    if waiting and wait is not None and wait.message is not None:
+        take_message(draft, step_id, wait.message)
+
+
 def _complete_run(draft: Draft) -> None:
     try:
-        output = draft.definition.output_of(
-            input=draft.input(), outputs=draft.outputs(), trigger=None, run=draft.run_scope()
-        )
+        output = draft.definition.output_of(**draft.scope)
         draft.definition.check_output(output)
     except JetloomError as error:
         settle(draft, "failed", error.to_info(), compensate=True)

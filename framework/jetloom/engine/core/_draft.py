@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import msgspec
 
@@ -25,13 +26,26 @@ from ...messages import (
 from ...messages import TimerKind as Kind
 from ...types import JSON, StepStatus
 from ...workflows import Compiled
-from ._fold import Stamp, apply
+from ._fold import APPLY, Stamp
 from ._outputs import TAKES_BACK, Output, undone_by
 from ._state import UNDO, Outputs, RunState
 
 HOLD = 5.0
 """Seconds up to which a timer is held in an engine's memory, under a cover. Above ACK_WAIT, so that a schedule's
 granularity (0.25 s) never dominates a wait; held ones are limited by `Surroundings.hold_timers`."""
+
+
+_MOVES = frozenset((StepCompleted, StepSkipped, StepFailed, StepUnknown))
+"""Records that may change which steps may start."""
+
+
+class Scope(TypedDict):
+    """The names that expressions know."""
+
+    input: JSON
+    outputs: Mapping[str, JSON]
+    trigger: JSON
+    run: JSON
 
 
 class NoCover(Exception):
@@ -108,12 +122,13 @@ class Draft:
         "_cover",
         "_frontier",
         "_lifecycle",
-        "_stamp",
+        "_scope",
         "applied",
         "around",
         "compiled",
         "inputs",
         "records",
+        "stamp",
         "state",
         "wants",
         "weight",
@@ -135,7 +150,8 @@ class Draft:
         self.wants: list[Output] = []
         """What this entry takes back: tasks and schedules of work that it ends."""
         self.weight = 0
-        self._stamp = Stamp(state.n + 1, around.now, around.engine)
+        self.stamp = Stamp(state.n + 1, around.now, around.engine)
+        self._scope: Scope | None = None
         self._frontier = frontier
         self._cover = ""
         self._lifecycle = compiled is not None and compiled.definition.events == "lifecycle"
@@ -156,10 +172,6 @@ class Draft:
     def known_frontier(self) -> Frontier | None:
         return self._frontier
 
-    @property
-    def stamp(self) -> Stamp:
-        return self._stamp
-
     def around_now(self, around: Surroundings) -> None:
         """Goes on with the draft at a later moment (head start).
 
@@ -169,25 +181,27 @@ class Draft:
 
     def add(self, record: Record) -> None:
         if self._lifecycle:
-            event = _lifecycle(record, self._stamp.n, len(self.records), self.state)
+            event = _lifecycle(record, self.stamp.n, len(self.records), self.state)
             if event is not None:
                 self._append(event)
         self._append(record)
-        if self._frontier is None or self.state.phase != "open":
-            return
+        if type(record) in _MOVES and self._frontier is not None and self.state.phase == "open":
+            self._move(self._frontier, record)
+
+    def _move(self, frontier: Frontier, record: Record) -> None:
         if isinstance(record, StepCompleted | StepSkipped) or (
             isinstance(record, StepFailed) and record.next == "skip"
         ):
-            self._frontier.ended(record.step, self.definition)
+            frontier.ended(record.step, self.definition)
         elif isinstance(record, StepUnknown):
             # A crash loop ended it: it begins again when a person says so.
-            self._frontier.again.append(record.step)
+            frontier.again.append(record.step)
 
     def _append(self, record: Record) -> None:
         if type(record) in TAKES_BACK:
             self.wants.extend(undone_by(self.state, record))
         self.records.append(record)
-        apply(self.state, record, self._stamp)
+        APPLY[type(record)](self.state, record, self.stamp)
 
     def cover(self) -> str:
         """A message that may cover new work: live before this entry with this engine as holder, or applied by it.
@@ -219,21 +233,20 @@ class Draft:
                 cover = ""
         self.add(TimerSet(name, due, kind, step=step, attempt=attempt, cover=cover))
 
-    # -- what expressions see
-    def outputs(self) -> Mapping[str, JSON]:
-        return Outputs(self.state)
-
-    def run_scope(self) -> dict[str, JSON]:
-        started = self.state.started
-        labels: dict[str, JSON] = dict(started.labels) if started is not None else {}
-        return {
-            "id": self.state.run,
-            "workflow": started.workflow if started is not None else "",
-            "labels": labels,
-        }
-
-    def input(self) -> JSON:
-        return self.state.started.input if self.state.started is not None else None
+    @property
+    def scope(self) -> Scope:
+        """What expressions see; a view, which goes on with the state."""
+        if self._scope is None:
+            started = self.state.started
+            labels: dict[str, JSON] = dict(started.labels) if started is not None else {}
+            run: dict[str, JSON] = {
+                "id": self.state.run,
+                "workflow": started.workflow if started is not None else "",
+                "labels": labels,
+            }
+            given = started.input if started is not None else None
+            self._scope = {"input": given, "outputs": Outputs(self.state), "trigger": None, "run": run}
+        return self._scope
 
 
 def _lifecycle(record: Record, n: int, index: int, state: RunState) -> Emitted | None:

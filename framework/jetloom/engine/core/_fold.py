@@ -83,7 +83,7 @@ def fold_entry(state: RunState, entry: Entry, records: Sequence[Record]) -> RunS
 
 def apply(state: RunState, record: Record, stamp: Stamp) -> None:
     """Folds one record in place."""
-    _APPLY[type(record)](state, record, stamp)
+    APPLY[type(record)](state, record, stamp)
 
 
 def close(state: RunState, stamp: Stamp, sent: Sequence[int] = ()) -> None:
@@ -350,7 +350,7 @@ def action_id(identity: str) -> str:
     return f"a:{identity}"
 
 
-_APPLY: dict[type, Callable[[RunState, Any, Stamp], None]] = {
+APPLY: dict[type, Callable[[RunState, Any, Stamp], None]] = {
     RunStarted: _run_started,
     Driven: _driven,
     Settling: _settling,

@@ -22,6 +22,9 @@ RECENT_ENTRIES = 16
 """How many of the last entries' writers a state remembers, for pacing."""
 
 
+_ENDED = {status.value: status for status in RunStatus}
+
+
 class Unit(msgspec.Struct, omit_defaults=True):
     """One step, or the undo of one. An attempt is *pending* while `status` is RUNNING.
 
@@ -102,7 +105,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
 
     def iter_attempts(self, where: str = "") -> Iterator[tuple[str, Unit]]:
         """Units with a pending attempt, in a copy that may be changed meanwhile."""
-        for name in list(self.running):
+        for name in tuple(self.running):
             unit = self.steps[name]
             if not where or unit.where == where:
                 yield name, unit
@@ -118,7 +121,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
     @property
     def status(self) -> RunStatus:
         if self.finished is not None:
-            return RunStatus(self.finished.status)
+            return _ENDED[self.finished.status]
         if self.parked is not None:
             return RunStatus.WAITING if self.parked.reason == "definition" else RunStatus.WAITING_HUMAN
         if self.phase == "new":

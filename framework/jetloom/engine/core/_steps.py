@@ -28,19 +28,13 @@ from ._settle import settle
 
 def start_step(draft: Draft, step_id: str, attempt: int, handler: str) -> None:
     """Starts the next attempt of a step whose turn it is, or ends it at once when there is nothing to run."""
-    step = draft.definition.step(step_id)
-    scope_outputs, run = draft.outputs(), draft.run_scope()
+    compiled = draft.definition
+    step = compiled.step(step_id)
     try:
-        if attempt == 1 and step.when is not None:
-            wanted = draft.definition.when(
-                step_id, input=draft.input(), outputs=scope_outputs, trigger=None, run=run
-            )
-            if not wanted:
-                skip(draft, step_id, "when")
-                return
-        value = draft.definition.input_of(
-            step_id, input=draft.input(), outputs=scope_outputs, trigger=None, run=run
-        )
+        if attempt == 1 and step.when is not None and not compiled.when(step_id, **draft.scope):
+            skip(draft, step_id, "when")
+            return
+        value = compiled.input_of(step_id, **draft.scope)
         if step.wait is not None:
             _start_wait(draft, step)
         elif step.uses is None:
@@ -55,14 +49,15 @@ def start_step(draft: Draft, step_id: str, attempt: int, handler: str) -> None:
 def begin(draft: Draft, unit: str, attempt: int, handler: str, where: str = "") -> None:
     """Journals the start of an attempt: here when the handler is in this process, as a task otherwise."""
     around = draft.around
-    step = draft.definition.step(step_of(unit))
+    undo = is_undo(unit)
+    step = draft.definition.step(step_of(unit) if undo else unit)
     timeout = step.timeout
-    if is_undo(unit):
+    if undo:
         timeout = step.saga.timeout if step.saga is not None else None
     deadline = around.now + timeout if timeout is not None else None
     local = where != "task" and around.serves(handler)
     cover = draft.cover() if local else ""
-    if is_undo(unit):
+    if undo:
         draft.add(UndoStarted(step.id, attempt, "here" if local else "task", handler, cover, deadline))
     else:
         draft.add(StepStarted(step.id, attempt, "here" if local else "task", handler, cover, deadline))
@@ -82,9 +77,7 @@ def _start_wait(draft: Draft, step: Step) -> None:
         if wait.timeout is not None:
             draft.set_timer(join_name("timeout", step.id, 1), now + wait.timeout, "timeout", step.id, 1)
         return
-    seconds = draft.definition.wait_seconds(
-        step.id, input=draft.input(), outputs=draft.outputs(), trigger=None, run=draft.run_scope()
-    )
+    seconds = draft.definition.wait_seconds(step.id, **draft.scope)
     draft.set_timer(join_name("sleep", step.id, 1), now + max(0.0, seconds), "sleep", step.id, 1)
 
 
@@ -98,22 +91,18 @@ def complete(
     unit = draft.state.unit(step_id)
     try:
         compiled.check_step_output(step_id, output)
-        declared = compiled.emits_of(
-            step_id,
-            input=draft.input(),
-            outputs=draft.outputs(),
-            trigger=None,
-            run=draft.run_scope(),
-            output=output,
-        )
-        wanted = [*emits, *(EmitRequest(kind, payload, key or "") for kind, payload, key in declared)]
-        check_events(draft, step_id, wanted)
+        if compiled.step(step_id).emit:
+            declared = compiled.emits_of(step_id, **draft.scope, output=output)
+            emits = [*emits, *(EmitRequest(kind, payload, key or "") for kind, payload, key in declared)]
+        if emits:
+            check_events(draft, step_id, emits)
     except JetloomError as error:
         if unit.status is StepStatus.PENDING:
             raise
         fail(draft, step_id, unit.attempt, error.to_info())
         return
-    emit_events(draft, step_id, wanted)
+    if emits:
+        emit_events(draft, step_id, emits)
     draft.add(StepCompleted(step_id, output, noted=noted))
     drop_timers_of(draft, step_id)
 
