@@ -6,6 +6,7 @@ import asyncio
 
 from jetloom.messages import Result, Start, encode, input_hash
 from jetloom.runtime import StepContext
+from jetloom.stores import IndexStore
 from jetloom.types import JSON
 from jetloom.workflows import Definition, Step, Wait
 from tests.engine.world import World, play
@@ -98,6 +99,72 @@ def test_a_takeover_sends_what_its_dead_engine_did_not() -> None:
         result = names.result(started.run, "far", started.inc, "b", 1)
         await world.transport.append(result, encode(Result("ok", output="done")), expected=0)
         await world.result(started.run)
+
+    play(scene)
+
+
+def test_a_run_whose_results_come_soon_has_one_row() -> None:
+    """A run that ends while its row waits is written once, as what it became; one that goes on gets its row."""
+
+    async def scene(world: World) -> None:
+        await world.begin(REMOTE)
+        await world.engine("e1")
+        names, index = world.names, IndexStore(world.transport, world.names)
+        quick = await world.client.start("remote", {}, id="quick")
+        await world.client.start("remote", {}, id="slow")
+        subject = names.task("far", "quick", quick.inc, "a", 1)
+
+        async def stored() -> bool:
+            return await world.transport.last(names.tasks_stream, subject) is not None
+
+        await world.until("the task is stored", stored)
+        result = names.result("quick", "far", quick.inc, "a", 1)
+        await world.transport.append(result, encode(Result("ok", output="done")), expected=0)
+        await world.result("quick")
+        assert await world.transport.last(names.mailbox_stream(0), names.start("slow")) is not None
+
+        async def shown() -> bool:
+            return len(await index.page()) == 2
+
+        await world.until("both have a row", shown, seconds=1.0)
+        assert {(row.run, row.status.value) for row in await index.page()} == {
+            ("quick", "completed"),
+            ("slow", "running"),
+        }
+        state = await world.transport.stream_state(names.index_stream)
+        assert state is not None
+        assert state.last == 2
+
+        async def let_go() -> bool:
+            return await world.transport.last(names.mailbox_stream(0), names.start("slow")) is None
+
+        await world.until("the start is acknowledged", let_go, seconds=1.0)
+
+    play(scene)
+
+
+def test_a_row_that_waits_outlives_its_engine() -> None:
+    """What moved the run is acknowledged only with its row: when the engine dies before, the next one writes it."""
+
+    async def scene(world: World) -> None:
+        await world.begin(REMOTE)
+        await world.engine("e1")
+        names, index = world.names, IndexStore(world.transport, world.names)
+        started = await world.client.start("remote", {})
+        subject = names.task("far", started.run, started.inc, "a", 1)
+
+        async def stored() -> bool:
+            return await world.transport.last(names.tasks_stream, subject) is not None
+
+        await world.until("the task is stored", stored)
+        assert not await index.page()
+        world.server.abandon("e1")
+        await world.engine("e2")
+
+        async def shown() -> bool:
+            return [row.run for row in await index.page()] == [started.run]
+
+        await world.until("the run has a row", shown, seconds=10.0)
 
     play(scene)
 

@@ -14,6 +14,9 @@ ASK_WAIT = 1.0
 PATIENCE = 5.0
 LAZY = 0.03
 """How long the first entry of a run, and the index, may wait for something to travel with."""
+INDEX_LAZY = 0.25
+"""How long a run whose steps are under way elsewhere waits for their results before its row is written: most end
+within it, and are written once. Well below SURE: the message that is kept meanwhile needs no beat."""
 CHECK = 5.0
 RETRY = 0.25
 ADOPT_COUNT = 4

@@ -18,7 +18,7 @@ from ..messages import INBOX, Start, StopNotice, encode
 from ..stores import Line
 from ..types import RunStatus, StepStatus
 from ._commit import Outcome, commit, retention_of
-from ._constants import CHECK, HEADER_ROOM, LAZY, PACING, RETRY
+from ._constants import CHECK, HEADER_ROOM, INDEX_LAZY, LAZY, PACING, RETRY
 from ._context import Context
 from ._executor import Body, Executor
 from ._intake import Intake
@@ -314,6 +314,9 @@ class Driver:
                     run.owing = True
             self._after_own_entry(run, draft)
             self._intake.forget(run, inputs)
+            if draft.state.finished is not None:
+                # Who waits for the end hears of it before this process does the rest.
+                await asyncio.sleep(0)
         else:
             self._stop_bodies(run)
         return True
@@ -413,14 +416,36 @@ class Driver:
             return False
         if run.hints:
             await self._send_hints(run)
-        if not run.bodies and not run.ended:
+        kept = self._kept(run)
+        if kept is None and not run.bodies and not run.ended:
             await self._write_index(run)
         for message in list(run.messages.values()):
-            if run.messages.get(message.ref) is not message:
+            if message is kept or run.messages.get(message.ref) is not message:
                 continue
             if await self._conclude_one(run, message):
                 return True
         return False
+
+    def _kept(self, run: Run) -> Message | None:
+        """The spent message that stays un-acknowledged while the row of the run waits: should this engine die, it comes
+        again, and brings the row about."""
+        state = run.state
+        if state is None or state.status is not RunStatus.RUNNING or run.indexed is RunStatus.RUNNING:
+            run.row_due = 0.0
+            return None
+        now = self._now()
+        if not run.row_due:
+            run.row_due = now + INDEX_LAZY
+        if now + GRAIN >= run.row_due:
+            return None
+        for message in run.messages.values():
+            if (
+                message.hold.mine
+                and message.sure(now)
+                and standing(state, message.arrived, self._shell.id) is Standing.SPENT
+            ):
+                return message
+        return None
 
     async def _conclude_one(self, run: Run, message: Message) -> bool:
         state, shell = run.state, self._shell
@@ -494,9 +519,9 @@ class Driver:
             ]
             if due:
                 timeout = min(timeout, max(0.0, min(due) - self._shell.clock.now()))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await run.wake.wait()
+            if run.row_due > self._now() + GRAIN:
+                timeout = min(timeout, run.row_due - self._now())
+        await run.wake.wait(timeout)
         now = self._now()
         if run.draft is None and now - max(run.checked, run.since) >= CHECK:
             run.checked = now

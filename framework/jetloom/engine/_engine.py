@@ -46,6 +46,8 @@ _settled = msgspec.json.Decoder(SettledQuery)
 _notice = msgspec.json.Decoder(StopNotice)
 
 STEERING_BATCH = 100
+WOKEN_MAX = 5_000
+"""Runs in the table above which no more wakes are pulled: some ten kilobytes each."""
 NEWER_PAUSE = 5.0
 
 
@@ -86,6 +88,8 @@ class Engine:
         self._api = api_service(transport, names, clock, metrics) if metrics is not None else None
         self._unsure = 0
         """Runs of the table without a sure message, at the last beat."""
+        self._working = 0
+        """Runs of the table with bodies at work, at the last beat."""
         self._started = False
         self._draining = False
 
@@ -115,7 +119,7 @@ class Engine:
             self._supervisor.run("sweep", self._sweeper.loop)
         for shard in range(names.shards):
             await self._pull(names.mailbox_stream(shard), "control", lambda: STEERING_BATCH)
-            await self._pull(names.timers_stream(shard), "wakes", lambda: STEERING_BATCH)
+            await self._pull(names.timers_stream(shard), "wakes", self._room_for_wakes)
             await self._pull(names.mailbox_stream(shard), "inbox", lambda: STEERING_BATCH)
             await self._pull(names.mailbox_stream(shard), "starts", self._free)
         if self._api is not None:
@@ -176,6 +180,11 @@ class Engine:
         """What starts are pulled for. A run that waits for its own start to come again takes no room: with every
         engine full of such runs, nobody would pull what they wait for."""
         return max(0, self._capacity + self._unsure - len(self._table))
+
+    def _room_for_wakes(self) -> int:
+        """A storm of wakes waits in the server, not in this process' memory. Runs whose bodies work don't count: with
+        an engine full of long ones, others would sleep on."""
+        return min(STEERING_BATCH, max(0, WOKEN_MAX + self._working - len(self._table)))
 
     # -- receiving
     def _on_delivery(self, delivery: Delivery) -> None:
@@ -289,8 +298,9 @@ class Engine:
         confirms the ones before it, since a connection keeps their order."""
         now = self._shell.clock.monotonic()
         groups: dict[str, list[Message]] = {}
-        self._unsure = 0
+        self._unsure = self._working = 0
         for run in self._table.values():
+            self._working += bool(run.bodies)
             unsure = bool(run.messages)
             for message in run.messages.values():
                 if not message.sure(now):

@@ -71,12 +71,12 @@ async def perform(shell: Shell, run: Run, *, now: float) -> bool:
         batch = run.outputs[:OUTPUTS_AT_ONCE]
         # The first send goes out at once only under a message that was sure without a break since before the append.
         since = min((m.hold.sure_since for m in run.messages.values() if m.sure(now)), default=-1)
-        results = await asyncio.gather(
-            *(
-                _send(shell, run, output, ensure=not 0 <= since < before, sure=since >= 0)
-                for output, before in batch
-            )
-        )
+        sending = [
+            _send(shell, run, output, ensure=not 0 <= since < before, sure=since >= 0)
+            for output, before in batch
+        ]
+        # Most entries have one output, which needs no task of its own.
+        results = await asyncio.gather(*sending) if len(sending) > 1 else [await sending[0]]
         failed = [item for item, result in zip(batch, results, strict=True) if result is not Done.DONE]
         for (output, _), result in zip(batch, results, strict=True):
             if isinstance(output, PublishEvent) and result is Done.DONE:

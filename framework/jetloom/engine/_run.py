@@ -78,6 +78,41 @@ class Message:
             self.hold.sure_since = tick
 
 
+class Wake:
+    """What a run's loop waits for: that somebody says that something changed, or that time has passed.
+
+    One timer and one future: an `asyncio.Event` under an `asyncio.timeout` costs several times as much, at every
+    wait of every run.
+    """
+
+    __slots__ = ("_future", "_set")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._future: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._set = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def clear(self) -> None:
+        self._set = False
+
+    async def wait(self, seconds: float) -> None:
+        """Until it is set, at most so many seconds. One waits at a time."""
+        if self._set:
+            return
+        loop = asyncio.get_running_loop()
+        self._future = loop.create_future()
+        timer = loop.call_later(seconds, self.set)
+        try:
+            await self._future
+        finally:
+            timer.cancel()
+            self._future = None
+
+
 class Run:
     """In the engine's table exactly while it has input, work here, an append or an output under way.
 
@@ -116,6 +151,8 @@ class Run:
         self.draft_since = 0.0
         self.indexed: RunStatus | None = None
         self.index_known = False
+        self.row_due = 0.0
+        """When the row of a run whose steps are under way elsewhere is written at the latest; 0 while none is owed."""
         self.since = 0.0
         self.checked = 0.0
         self.refused_at = -1.0
@@ -124,7 +161,7 @@ class Run:
         self.hints: set[str] = set()
         """Engines that should hear of this engine's last entry."""
         self.draining = False
-        self.wake = asyncio.Event()
+        self.wake = Wake()
 
     @property
     def idle(self) -> bool:

@@ -24,7 +24,8 @@ logger = logging.getLogger("jetloom.sweep")
 
 PAGE = 100
 PAGE_PAUSE = 0.05
-"""Between pages: a sweep over a million runs must not be felt."""
+PAGE_SHARE = 0.1
+"""Of an engine's time, at most: a sweep over a million runs takes long, and must not be felt."""
 LOCK = "sweeper"
 BARRIER_TYPE = "jetloom.barrier"
 BARRIER_WAIT = 30.0
@@ -50,12 +51,12 @@ class Sweeper:
         while True:
             await asyncio.sleep(SWEEP)
             try:
-                if await self._hold_lock():
+                if await self.hold_lock():
                     await self.run_once()
             except (OutcomeUnknown, RequestTimeout, Disconnected):
                 logger.info("a sweep was interrupted; the next one begins anew")
 
-    async def _hold_lock(self) -> bool:
+    async def hold_lock(self) -> bool:
         shell = self._shell
         subject, now = shell.names.lock(LOCK), shell.clock.now()
         stored = await shell.transport.last(shell.names.locks_stream, subject)
@@ -73,9 +74,10 @@ class Sweeper:
         return True
 
     async def run_once(self) -> int:
-        """One walk over the index; how many runs were poked."""
+        """One walk over the index; how many runs were poked. It ends early when another engine has the lock."""
         shell, position, poked = self._shell, 0, 0
         seen: dict[str, int] = {}
+        locked = began = shell.clock.monotonic()
         while True:
             page = await shell.index.page(after=position, limit=PAGE)
             for row in page:
@@ -84,7 +86,13 @@ class Sweeper:
                     poked += await self._look(row, seen)
             if len(page) < PAGE:
                 break
-            await asyncio.sleep(PAGE_PAUSE)
+            taken = shell.clock.monotonic() - began
+            await asyncio.sleep(max(PAGE_PAUSE, taken * (1 / PAGE_SHARE - 1)))
+            began = shell.clock.monotonic()
+            if began - locked > SWEEP:
+                locked = began
+                if not await self.hold_lock():
+                    break
         self._suspects = seen
         return poked
 

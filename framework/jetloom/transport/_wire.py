@@ -34,19 +34,18 @@ class Head(NamedTuple):
 NO_HEAD = Head(0, "", {})
 
 
-def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """The header block. Raises `InvalidInput` for what would break the block apart, or is too long."""
-    lines = ["NATS/1.0"]
+def encode_headers(headers: Mapping[str, str], own: str = "") -> bytes:
+    """The header block; `own` are lines of ours, as they are. Raises `InvalidInput` for what would break the block
+    apart, or is too long.
+    """
+    text = f"NATS/1.0\r\n{own}"
     for name, value in headers.items():
         if name not in _NAMES:
             _learn(name)
-        lines.append(f"{name}: {value}")
-    text = "\r\n".join(lines)
-    if not len(headers) == text.count("\n") == text.count("\r"):
-        for name, value in headers.items():
-            if "\r" in value or "\n" in value:
-                raise InvalidInput(f"header {name!r} can't be sent: its value has a line break")
-    block = (text + "\r\n\r\n").encode()
+        if "\n" in value or "\r" in value:
+            raise InvalidInput(f"header {name!r} can't be sent: its value has a line break")
+        text += f"{name}: {value}\r\n"
+    block = (text + "\r\n").encode()
     if len(block) > HEADER_BYTES_MAX:
         raise InvalidInput(f"headers have {len(block)} bytes, the limit is {HEADER_BYTES_MAX}")
     return block

@@ -38,8 +38,9 @@ def standing(state: RunState, message: Arrived, engine: str) -> Standing:
     """What `message` is to `state`, for `engine`."""
     if state.n == 0:
         return Standing.CHANGES if message.address.kind == "start" else Standing.UNKNOWN_RUN
-    if state.live(message.ref):
-        return Standing.MINE if state.holds(message.ref, engine) else Standing.THEIRS
+    cover = state.covers.get(message.ref)
+    if cover is not None:
+        return Standing.MINE if cover.holder == engine and not cover.released else Standing.THEIRS
     if elsewhere(state, message):
         return Standing.ELSEWHERE
     if not changes(state, message):
@@ -62,7 +63,9 @@ def changes(state: RunState, message: Arrived) -> bool:
 
     Once false for the entry that was last when it was stored, false for ever.
     """
-    if state.finished is not None or any(deferred.message == message.ref for deferred in state.deferred):
+    if state.finished is not None:
+        return False
+    if state.deferred and any(deferred.message == message.ref for deferred in state.deferred):
         return False
     address = message.address
     match address.kind:
