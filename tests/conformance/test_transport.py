@@ -51,6 +51,55 @@ async def test_append_all_keeps_its_order(world: World) -> None:
 
 
 @scenario
+async def test_a_group_is_stored_in_one_piece(world: World) -> None:
+    """Every message of a group gets the next sequence, with its condition, its TTL and its rollup."""
+    t = await world.connect("a")
+    name, p = await stream(world, t, atomic=True, rollup=True, ttl=True)
+    old = await t.append(f"{p}.r", b"old")
+    first = await t.append_group(
+        [
+            Write(f"{p}.x", b"1", {"K": "v"}, expected=0),
+            Write(f"{p}.r", b"2", ttl=60.0, expected=old.sequence, rollup=True),
+            Write(f"{p}.y", b"3"),
+        ]
+    )
+    assert first == old.sequence + 1
+    found = await t.read(name, f"{p}.>")
+    assert [(one.sequence, one.data) for one in found] == [
+        (first, b"1"),
+        (first + 1, b"2"),
+        (first + 2, b"3"),
+    ]
+    assert found[0].headers["K"] == "v"
+    assert await t.append_group([Write(f"{p}.x", b"4", expected=first)]) == first + 3
+
+
+@scenario
+async def test_a_group_is_refused_as_a_whole(world: World) -> None:
+    """One condition that does not hold, or one member that is not allowed, keeps all of them out."""
+    t = await world.connect("a")
+    name, p = await stream(world, t, atomic=True)
+    await t.append(f"{p}.x", b"-")
+    with pytest.raises(ConditionFailed):
+        await t.append_group([Write(f"{p}.{n}", b"-", expected=0) for n in ("a", "x", "b")])
+    with pytest.raises(Refused):
+        await t.append_group([Write(f"{p}.a", b"-"), Write(f"{p}.b", b"-", rollup=True)])
+    with pytest.raises(PayloadTooLarge):
+        await t.append_group([Write(f"{p}.a", b"-"), Write(f"{p}.b", b"-" * (t.server.max_payload + 1))])
+    with pytest.raises(Refused):
+        await t.append_group([Write(f"{p}.{n}", b"-") for n in range(1001)])
+    with pytest.raises(Refused):
+        await t.append_group([Write("nobody.stores.this", b"-"), Write(f"{p}.a", b"-")])
+    assert [one.data for one in await t.read(name, f"{p}.>")] == [b"-"]
+    # Whatever became of those, the stream takes what comes next.
+    assert await t.append_group([Write(f"{p}.{n}", b"-", expected=0) for n in ("a", "b")]) == 2
+    plain, q = await stream(world, t)
+    with pytest.raises(Refused):
+        await t.append_group([Write(f"{q}.a", b"-"), Write(f"{q}.b", b"-")])
+    assert await t.last(plain, f"{q}.a") is None
+
+
+@scenario
 async def test_expected_sequence(world: World) -> None:
     """A write is refused when its subject's last sequence is another; the error says which, and nothing is stored."""
     t = await world.connect("a")

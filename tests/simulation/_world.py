@@ -156,6 +156,8 @@ class World:
                 name=base,
                 capacity=self.style.capacity,
                 sweep=self.style.sweep,
+                # A fifth of the universes, and none of those whose seeds are kept.
+                grouping="always" if self.seed % 5 == 4 else "auto",
             )
             self.engines[name] = engine
             await engine.start()

@@ -22,7 +22,7 @@ from ..messages import (
     StopNotice,
     encode,
 )
-from ..stores import NewerVersion
+from ..stores import Grouping, NewerVersion
 from ..telemetry import Metrics
 from ..transport import Delivery, Incoming, Pull, Subscription, Transport
 from ._api import api_service
@@ -55,7 +55,8 @@ class Engine:
     """Drives runs. `capacity`: runs in its table above which it pulls no further starts.
 
     It serves `handlers` itself: local steps run here, and tasks for them are taken as any worker takes them. With
-    `metrics` it also answers on the API subjects, as the micro service `jetloom`.
+    `metrics` it also answers on the API subjects, as the micro service `jetloom`. `grouping`: whether appends of many
+    runs share atomic batches; `auto` measures whether that is faster.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class Engine:
         capacity: int = 1000,
         metrics: Metrics | None = None,
         sweep: bool = True,
+        grouping: Grouping = "auto",
     ) -> None:
-        self._shell = Shell(transport, names, clock, handlers or {}, name, metrics)
+        self._shell = Shell(transport, names, clock, handlers or {}, name, metrics, grouping)
         self._capacity = capacity
         self._table: dict[str, Run] = {}
         self._cache: OrderedDict[str, Run] = OrderedDict()

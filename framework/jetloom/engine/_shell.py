@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..clock import Clock
 from ..messages import Names
-from ..stores import BlobStore, IndexStore, JournalStore
+from ..stores import BlobStore, Grouping, IndexStore, JournalStore
 from ..telemetry import Counter, Histogram, Metrics
 from ..transport import Transport
 from ._constants import HEADER_ROOM, HELD_TIMERS_MAX
@@ -30,6 +30,7 @@ class Shell:
         handlers: Mapping[str, StepHandler],
         name: str,
         metrics: Metrics | None,
+        grouping: Grouping = "auto",
     ) -> None:
         self.transport = transport
         self.names = names
@@ -38,8 +39,8 @@ class Shell:
         self.id = f"{name}-{clock.token()[:12]}"
         """New at every process start: an id that comes back would be taken for the one that died."""
         self.blobs = BlobStore(transport, names)
-        self.journals = JournalStore(transport, names, self.blobs)
-        self.index = IndexStore(transport, names)
+        self.journals = JournalStore(transport, names, self.blobs, grouping=grouping)
+        self.index = IndexStore(transport, names, lambda: self.journals.groups_pay)
         self.definitions = Definitions(transport, names, clock)
         self.metrics = metrics
         self._counters: dict[tuple[str, ...], Counter] = {}

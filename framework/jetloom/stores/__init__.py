@@ -20,6 +20,7 @@ from ._assets import (
     task_consumer,
 )
 from ._blobs import BlobStore
+from ._group import Grouping
 from ._index import IndexRow, IndexStore, IndexValue
 from ._journal import JournalStore, Line, NewerVersion
 from ._kv import Change, Entry, KeyValue
@@ -32,6 +33,7 @@ __all__ = [
     "BlobStore",
     "Change",
     "Entry",
+    "Grouping",
     "IndexRow",
     "IndexStore",
     "IndexValue",

@@ -185,6 +185,7 @@ def _runs(names: Names, shard: int, replicas: int) -> StreamAsset:
         discard="new",
         rollup=True,
         ttl=True,
+        atomic=True,
         replicas=replicas,
         description="journals of runs",
     )
@@ -235,6 +236,7 @@ def _index(names: Names, replicas: int) -> StreamAsset:
         discard="new",
         messages_per_subject_max=1,
         ttl=True,
+        atomic=True,
         replicas=replicas,
         description="where each run is",
     )

@@ -5,12 +5,13 @@ them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from ..errors import DecodeFailed, OutcomeUnknown
+from ..errors import DecodeFailed, OutcomeUnknown, Refused
 from ..messages import Names, encode, escape_token, unescape_token
 from ..transport import Transport, Write
 from ..types import RunStatus
@@ -48,9 +49,12 @@ class _Batch:
 class IndexStore:
     """One key per run, `<status>.<workflow>.<run>`."""
 
-    def __init__(self, transport: Transport, names: Names) -> None:
+    def __init__(
+        self, transport: Transport, names: Names, groups_pay: Callable[[], bool] = lambda: False
+    ) -> None:
         self._transport = transport
         self._names = names
+        self._groups_pay = groups_pay
         self._decoder = msgspec.json.Decoder(IndexValue)
         self._batch: _Batch | None = None
 
@@ -89,11 +93,19 @@ class IndexStore:
         try:
             await asyncio.sleep(GATHER_SECONDS)
             self._close(batch)
-            await self._transport.append_all(batch.rows)
+            await self._send(batch.rows)
             batch.stored = True
         finally:
             self._close(batch)
             batch.ended.set()
+
+    async def _send(self, rows: Sequence[Write]) -> None:
+        if self._groups_pay() and len(rows) > 1:
+            # A server that syncs each message does so once for all of them.
+            with contextlib.suppress(Refused):
+                await self._transport.append_group(rows)
+                return
+        await self._transport.append_all(rows)
 
     def _close(self, batch: _Batch) -> None:
         if self._batch is batch:

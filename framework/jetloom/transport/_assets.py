@@ -26,7 +26,7 @@ CONSUMER_EXISTS = frozenset({10105, 10148, 10013})
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
 
-GROWING = frozenset({"allow_msg_ttl"})
+GROWING = frozenset({"allow_msg_ttl", "allow_atomic"})
 """What a newer version may turn on for a stream that an older one made: the server allows it, and what is stored stays
 as it is. It can't be turned off again."""
 

@@ -300,13 +300,13 @@ class MemoryTransport:
 
     async def append_all(self, writes: Sequence[Write], *, timeout: float = REQUEST_SECONDS) -> None:
         rows: list[tuple[str, bytes, dict[str, str], Conditions | None]] = []
-        for subject, data, headers, ttl in writes:
-            full = dict(headers)
-            conditions = None if ttl is None else Conditions(ttl=float(max(1, round(ttl))))
+        for write in writes:
+            full = dict(write.headers)
+            conditions = None if write.ttl is None else Conditions(ttl=float(max(1, round(write.ttl))))
             if conditions is not None:
                 _write(full, conditions)
-            self._check_size(subject, data, full)
-            rows.append((subject, data, full, conditions))
+            self._check_size(write.subject, write.data, full)
+            rows.append((write.subject, write.data, full, conditions))
 
         def store() -> None:
             for number, row in enumerate(rows, 1):
@@ -318,6 +318,28 @@ class MemoryTransport:
                         raise
 
         await self._call("append", writes[-1].subject, store, timeout)
+
+    async def append_group(self, writes: Sequence[Write], *, timeout: float = REQUEST_SECONDS) -> int:
+        rows: list[tuple[str, bytes, dict[str, str], Conditions]] = []
+        for write in writes:
+            full, ttl = dict(write.headers), write.ttl
+            seconds = None if ttl is None else float(max(1, round(ttl)))
+            conditions = Conditions(write.expected, ttl=seconds, rollup=write.rollup)
+            _write(full, conditions)
+            self._check_size(write.subject, write.data, full)
+            rows.append((write.subject, write.data, full, conditions))
+
+        def store() -> int:
+            last = writes[-1].subject
+            stream = self.memory.owner(last)
+            if stream is None:
+                raise OutcomeUnknown(last, "no responders: no stream stores this subject")
+            if any(self.memory.owner(write.subject) is not stream for write in writes):
+                raise Refused(last, 10176, "atomic publish batch is incomplete")
+            stream.check_group(rows)
+            return min([self._append(self.link, *row).sequence for row in rows])
+
+        return await self._call("append", writes[-1].subject, store, timeout)
 
     def _append(
         self, link: Link, subject: str, data: bytes, headers: dict[str, str], conditions: Conditions | None

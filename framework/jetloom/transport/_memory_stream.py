@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from jetloom.errors import ConditionFailed, OutcomeUnknown, Refused
 from jetloom.transport._memory_schedules import next_due, rfc3339
 from jetloom.transport._memory_subjects import any_matcher, has_wildcard, matcher, transformer
-from jetloom.transport._port import Appended, Stored, StreamAsset, StreamState
+from jetloom.transport._port import GROUP_MAX, Appended, Stored, StreamAsset, StreamState
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Protocol
 
     from jetloom.transport._memory_consumer import MemoryConsumer
@@ -123,6 +123,24 @@ class MemoryStream:
         for listener in tuple(self.listeners):
             listener(message)
         return Appended(asset.name, sequence)
+
+    def check_group(self, rows: Sequence[tuple[str, bytes, Mapping[str, str], Conditions]]) -> None:
+        """Raises what would refuse any of these: then none of them is stored."""
+        asset = self.asset
+        if not asset.atomic:
+            raise Refused(rows[0][0], 10174, "atomic publish is disabled")
+        if len(rows) > GROUP_MAX:
+            raise Refused(rows[0][0], 10199, f"atomic publish batch is too large: {len(rows)}")
+        size = 0
+        for subject, data, headers, conditions in rows:
+            self._check(subject, conditions)
+            size += _size(subject, data, headers)
+            held = self.subjects.get(subject)
+            actual = next(reversed(held)) if held else 0
+            if conditions.expected is not None and actual != conditions.expected:
+                raise ConditionFailed(subject, conditions.expected, actual)
+        if asset.bytes_max >= 0 and asset.discard == "new" and self._size + size > asset.bytes_max:
+            raise OutcomeUnknown(rows[0][0], "maximum bytes exceeded (10077)")
 
     def _check(self, subject: str, conditions: Conditions) -> None:
         asset = self.asset

@@ -88,13 +88,21 @@ class Appended(NamedTuple):
     duplicate: bool = False
 
 
+GROUP_MAX = 1_000
+"""Messages of an atomic group: the server's own limit."""
+
+
 class Write(NamedTuple):
-    """One of several messages that are written together. `ttl` in seconds, at least 1."""
+    """One of several messages that are written together. `ttl` in seconds, at least 1; `expected` and `rollup` as for
+    `Transport.append`.
+    """
 
     subject: str
     data: bytes
     headers: Mapping[str, str] = NO_HEADERS
     ttl: float | None = None
+    expected: int | None = None
+    rollup: bool = False
 
 
 class Schedule(NamedTuple):
@@ -287,6 +295,14 @@ class Transport(Protocol):
 
         That of the last, which the server gives after it took the others: what it refuses of those is not told. For
         what can be written again at any time. Raises `OutcomeUnknown`, `PayloadTooLarge`, `Refused`.
+        """
+        ...
+
+    async def append_group(self, writes: Sequence[Write], *, timeout: float = REQUEST_SECONDS) -> int:
+        """Stores all of them or none, to subjects of one stream that is `atomic`; the first one's sequence.
+
+        The others follow without gaps. At most `GROUP_MAX`, each subject once. Raises what `append` raises:
+        `ConditionFailed` when any of the conditions does not hold, whose subject and sequence it does not tell.
         """
         ...
 
