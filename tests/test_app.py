@@ -47,7 +47,7 @@ def test_every_target_that_is_neither_is_named(tmp_path: Path) -> None:
     with pytest.raises(StartFailed) as caught:
         read_targets(["shop/orders", str(tmp_path / "order.yaml"), str(tmp_path / "empty")])
     message = caught.value.message
-    assert message.count("; ") == 3  # between the three problems, and before the suggestion
+    assert message.count("\n  - ") == 3
     assert "package.module:Class" in message
     assert f"did you mean {tmp_path / 'orders.yaml'}?" in message
     assert "holds no workflow files" in message

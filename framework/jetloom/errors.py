@@ -172,11 +172,18 @@ class NameInvalid(InvalidInput):
         )
 
 
+def _listed(what: str, problems: list[str]) -> str:
+    """One problem on the line, several on lines of their own."""
+    if len(problems) == 1:
+        return f"{what}: {problems[0]}"
+    return f"{what}: {len(problems)} problems" + "".join(f"\n  - {problem}" for problem in problems)
+
+
 class ConfigInvalid(InvalidInput):
     code = "config.invalid"
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("configuration: " + "; ".join(problems), problems=list(problems))
+        super().__init__(_listed("configuration", problems), problems=list(problems))
 
 
 class DecodeFailed(InvalidInput):
@@ -205,7 +212,7 @@ class StartFailed(InvalidInput):
     code = "start.failed"
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("can't start: " + "; ".join(problems), problems=list(problems))
+        super().__init__(_listed("can't start", problems), problems=list(problems))
 
 
 class NotFound(JetloomError):
@@ -293,7 +300,8 @@ class ConditionFailed(Conflict):
 
     def __init__(self, subject: str, expected: int, actual: int | None = None) -> None:
         super().__init__(
-            f"{subject}: expected last sequence {expected}, found {'another' if actual is None else actual}",
+            f"{subject}: expected last sequence {expected}, found {'another' if actual is None else actual}; somebody "
+            "wrote in between: read it again and decide anew",
             subject=subject,
             expected=expected,
             actual=actual,

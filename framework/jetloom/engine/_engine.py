@@ -159,6 +159,7 @@ class Engine:
             for message in list(run.messages.values()):
                 await self._receiver.nak(run, message)
         self._table.clear()
+        await self._shell.journals.stop()
         await self._supervisor.stop()
         for subscription in self._subscriptions:
             await subscription.stop()

@@ -33,6 +33,8 @@ KEEP = 30.0
 """Seconds until what is kept is measured against the other again; after a vain trial twice as long each time,"""
 KEEP_MAX = 600.0
 """up to this."""
+STOP_SECONDS = 1.0
+"""How long a batch that nobody waits for any more may take to end."""
 
 
 class _Entry:
@@ -75,6 +77,10 @@ class GroupCommit:
         finally:
             self._under_way -= 1
             self._ended += 1
+
+    async def stop(self) -> None:
+        """When nobody appends any more."""
+        await self._tasks.stop(grace=STOP_SECONDS)
 
     # -- which way
     @property

@@ -107,6 +107,11 @@ class JournalStore:
         write = Write(self._names.journal(run), data, headers, ttl, expected, rollup)
         return await self._groups[self._names.shard(run)].append(write)
 
+    async def stop(self) -> None:
+        """For who appends: nothing of it is under way afterwards."""
+        for group in self._groups:
+            await group.stop()
+
     @property
     def groups_pay(self) -> bool:
         """Whether appends share atomic batches, because this server is faster with them."""
