@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from jetloom.engine import RETENTION_MIN
+import pytest
+
+from jetloom.engine import RETENTION_MIN, _engine
 from jetloom.runtime import StepContext
 from jetloom.testing import run_virtual
 from jetloom.types import JSON, RunStatus
@@ -125,3 +127,29 @@ def test_a_healthy_run_is_never_poked() -> None:
         await engine.stop()
 
     run_virtual(main, seed=1)
+
+
+def test_a_storm_of_wakes_waits_in_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wakes that fall due at once are taken as there is room for their runs, and all of them end."""
+    monkeypatch.setattr(_engine, "WOKEN_MAX", 5)
+    runs = [f"r{number}" for number in range(60)]
+
+    async def main() -> None:
+        twin = Twin()
+        await twin.start(Definition(id="nap", steps=(Step("a", wait=Wait(for_=60.0)),)))
+        first = await twin.engine("e", {})
+        for run in runs:
+            await twin.client.start("nap", {}, id=run)
+        await asyncio.sleep(10)
+        await first.stop()
+        await asyncio.sleep(60)
+        second = await twin.engine("e", {})
+        most, ended = 0, 0
+        while ended < len(runs):
+            await asyncio.sleep(0.002)
+            most = max(most, len(second.table))
+            ended = sum([(await twin.client.show(run)).status is RunStatus.COMPLETED for run in runs])
+        assert 0 < most <= 5
+        await second.stop()
+
+    run_virtual(main, seed=1, limit=200.0)
