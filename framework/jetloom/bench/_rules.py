@@ -47,7 +47,7 @@ RULES: dict[Key, Rule] = {
             ("bodies run twice", Rule(Key("recovery", case, "bodies in flight"), at_most=1)),
         )
     },
-    Key("sleep", "2,000 runs of 4 s, held", "lateness p99"): Rule(at_most=30.0),
+    Key("sleep", "2,000 runs of 2.8 s, held", "lateness p99"): Rule(at_most=30.0),
     Key("sleep", "2,000 runs of 5.5 s, fired", "lateness p99"): Rule(at_most=300.0),
     Key("sleep", "100,000 runs, 1,000 due a second", "lateness p99"): Rule(at_most=300.0),
     Key("sleep", "100,000 runs, 1,000 due a second", "engine memory while they wait"): Rule(at_most=150.0),
