@@ -81,6 +81,25 @@ def test_the_slower_way_is_given_up() -> None:
     run_virtual(scene, seed=1)
 
 
+def test_a_trial_that_was_interrupted_begins_anew() -> None:
+    """Plain appends of a slow moment are no measure for the batches of a fast one."""
+
+    async def scene() -> None:
+        server = Slow(single=0.005, group=0.05)
+        group = GroupCommit(cast("Transport", server))
+        # Just long enough for a measurement of plain appends, and the begin of a trial.
+        while not server.groups:
+            await load(group, 0.1)
+        await asyncio.sleep(60.0)
+        server.single = 0.0001
+        server.groups.clear()
+        await load(group, KEEP)
+        assert sum(server.groups) < 0.1 * server.singles
+        assert not group.pays
+
+    run_virtual(scene, seed=1)
+
+
 def test_few_appends_go_alone() -> None:
     """Without a crowd nothing is tried: a batch of few is slower everywhere."""
 

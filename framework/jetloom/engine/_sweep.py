@@ -51,12 +51,12 @@ class Sweeper:
         while True:
             await asyncio.sleep(SWEEP)
             try:
-                if await self.hold_lock():
+                if await self._hold_lock():
                     await self.run_once()
             except (OutcomeUnknown, RequestTimeout, Disconnected):
                 logger.info("a sweep was interrupted; the next one begins anew")
 
-    async def hold_lock(self) -> bool:
+    async def _hold_lock(self) -> bool:
         shell = self._shell
         subject, now = shell.names.lock(LOCK), shell.clock.now()
         stored = await shell.transport.last(shell.names.locks_stream, subject)
@@ -91,7 +91,7 @@ class Sweeper:
             began = shell.clock.monotonic()
             if began - locked > SWEEP:
                 locked = began
-                if not await self.hold_lock():
+                if not await self._hold_lock():
                     break
         self._suspects = seen
         return poked

@@ -92,7 +92,11 @@ class GroupCommit:
         return asyncio.get_running_loop().time() - self._crowded <= GAP
 
     def _measure(self, now: float) -> None:
-        if now - self._crowded > GAP or now < self._settled:
+        if now - self._crowded > GAP:
+            # A trial is about the load of its moment: what was measured under another is no measure for it.
+            self._grouping = self._grouping and self._kept
+            self._settled = now
+        if now <= self._settled:
             self._began, self._ended = now, 0
         self._crowded = now
         taken = now - self._began
