@@ -330,6 +330,11 @@ async def test_read_pages(world: World) -> None:
         assert [one.data for one in rest] == [b"4", b"5", b"6"]
         exact = await t.read(name, f"{p}.x.1", after=2, direct=direct)
         assert [one.sequence for one in exact] == [4, 6]
+        one = await t.read(name, f"{p}.x.1", after=2, limit=1, direct=direct)
+        assert one == exact[:1]
+        assert await t.read(name, f"{p}.x.1", after=6, limit=1, direct=direct) == []
+        everything = await t.read(name, f"{p}.>", after=5, limit=3, direct=direct)
+        assert [one.sequence for one in everything] == [6, 7]
 
 
 @scenario

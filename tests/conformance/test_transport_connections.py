@@ -20,6 +20,7 @@ from jetloom.transport import (
     Incoming,
     Stored,
     StreamAsset,
+    Write,
 )
 from tests.conformance.world import Box, World, elapse, scenario, stream, until, until_true, work_queue
 
@@ -61,6 +62,21 @@ async def test_follow(world: World) -> None:
     await t.append(f"{p}.x0", b"5")
     await elapse(0.2)
     assert seen == wanted
+
+
+@scenario
+async def test_follow_from_far_behind(world: World) -> None:
+    """More than a few are read in pages: all are handed over, in order and once, and then what is new."""
+    t = await world.connect("a")
+    name, p = await stream(world, t)
+    await t.append_all([Write(f"{p}.x{n % 7}", b"") for n in range(600)])
+    seen: list[int] = []
+    follow = await t.follow(name, f"{p}.*", lambda message: seen.append(message.sequence), after=20)
+    await until(lambda: len(seen) >= 580, "all that is stored is seen")
+    await t.append(f"{p}.new", b"")
+    await until(lambda: len(seen) >= 581, "what is new is seen")
+    assert seen == list(range(21, 602))
+    await follow.stop()
 
 
 @scenario

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jetloom.errors import Disconnected, NameInvalid, OutcomeUnknown, PayloadTooLarge, Refused
@@ -56,6 +57,21 @@ async def test_a_read_is_not_cut_short(transport: NatsTransport) -> None:
     assert [one.sequence for one in found] == list(range(1, 81))
     assert len(await transport.read("BIG", "big.>", after=2, limit=75)) == 75
     await transport.remove("BIG")
+
+
+async def test_a_stream_that_takes_more_subjects_than_it_did(transport: NatsTransport) -> None:
+    """Who asked for all of a stream gets what it asked for, also when the stream has come to hold more."""
+    await transport.ensure(StreamAsset(name="GROWS", subjects=("grows.a.>",), storage="memory"))
+    await transport.append("grows.a.1", b"")
+    assert len(await transport.read("GROWS", "grows.a.>")) == 1
+    config = msgspec.json.decode(await transport.api("STREAM.INFO.GROWS"))["config"]
+    await transport.api("STREAM.UPDATE.GROWS", {**config, "subjects": ["grows.a.>", "grows.b.>"]})
+    await transport.append("grows.b.1", b"")
+    await transport.append("grows.a.2", b"")
+    for _ in range(2):
+        found = await transport.read("GROWS", "grows.a.>")
+        assert [one.subject for one in found] == ["grows.a.1", "grows.a.2"]
+    await transport.remove("GROWS")
 
 
 async def test_a_follow_of_no_stream_is_refused(transport: NatsTransport) -> None:

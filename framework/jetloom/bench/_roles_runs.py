@@ -32,6 +32,8 @@ ENDED = b'"t":"finished"'
 WATCH_PAGE = 256
 LOOKS = 50
 """In a row for an end that was hinted at and is not stored: it was refused, or the server is behind."""
+LAZY_SECONDS = 0.25
+"""Between looks while nobody waits for the end of one run."""
 LOOK_SECONDS = 0.1
 WRITERS = 256
 STARTERS = 64
@@ -126,15 +128,21 @@ class Runs:
             self._hint.set()
 
     async def _watch(self, transport: Transport) -> None:
-        stream, journals = self._names.runs_stream(0), self._names.journals(0)
+        stream, everything = self._names.runs_stream(0), f"$KV.{self._names.runs_bucket(0)}.>"
+        offset = SYSTEM_CLOCK.now() - now()
         tries = 0
         while True:
-            page = await transport.read(stream, journals, after=self._after, limit=WATCH_PAGE)
+            page = await transport.read(stream, everything, after=self._after, limit=WATCH_PAGE)
             for stored in page:
                 self._after = stored.sequence
                 if ENDED in stored.data:
-                    self._on_end(self._names.run_of_journal(stored.subject))
+                    self._on_end(self._names.run_of_journal(stored.subject), stored.at - offset)
             if len(page) == WATCH_PAGE:
+                continue
+            if not self._waiting:
+                # Nobody waits for one run's end, and the server says when each was stored: reading the end of a
+                # stream that is being written costs the server what the engines could use.
+                await asyncio.sleep(LAZY_SECONDS)
                 continue
             tries = 0 if page else tries + 1
             if self._hinted and tries < LOOKS:
@@ -145,9 +153,9 @@ class Runs:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._hint.wait()
 
-    def _on_end(self, run: str) -> None:
+    def _on_end(self, run: str, at: float) -> None:
         self._hinted.discard(run)
-        self._ended.setdefault(run, now())
+        self._ended.setdefault(run, at)
         waiting = self._waiting.pop(run, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)

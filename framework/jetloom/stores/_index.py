@@ -125,11 +125,14 @@ class IndexStore:
         limit: int = 100,
     ) -> Sequence[IndexRow]:
         """Rows in the order in which runs came to their status, after position `after`."""
-        filtered = (
-            f"$KV.{self._names.index_bucket}.{status or '*'}.{escape_token(workflow) if workflow else '*'}.*"
-        )
+        name = escape_token(workflow) if workflow else "*"
+        filtered = f"{status or '*'}.{name}.*" if status or workflow else ">"
         page = await self._transport.read(
-            self._names.index_stream, filtered, after=after, limit=limit, direct=True
+            self._names.index_stream,
+            f"$KV.{self._names.index_bucket}.{filtered}",
+            after=after,
+            limit=limit,
+            direct=True,
         )
         rows: list[IndexRow] = []
         for stored in page:

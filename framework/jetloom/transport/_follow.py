@@ -22,6 +22,7 @@ logger = logging.getLogger("jetloom.transport")
 STREAM_NOT_FOUND = 10059
 LOOK = 1.0
 PAGE = 256
+SINGLES = 64
 
 
 class NatsFollow:
@@ -102,13 +103,20 @@ class NatsFollow:
                 )
 
     async def _catch_up(self) -> None:
-        while True:
-            page = await self._transport.read(self._stream, self._subject, after=self._after or 0, limit=PAGE)
-            for stored in page:
-                self._after = stored.sequence
-                self._hand(stored)
-            if len(page) < PAGE:
+        # At the end of a stream one by one: each page would have the server count all that matches.
+        for _ in range(SINGLES):
+            if not await self._next(1):
                 return
+        while await self._next(PAGE):
+            pass
+
+    async def _next(self, limit: int) -> bool:
+        """Hands on the next `limit` messages; whether there may be more."""
+        page = await self._transport.read(self._stream, self._subject, after=self._after or 0, limit=limit)
+        for stored in page:
+            self._after = stored.sequence
+            self._hand(stored)
+        return len(page) == limit
 
     def _hand(self, stored: Stored) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -72,6 +72,13 @@ BATCHES_MAX = 4
 """Batched reads open at once: together half of the 64 MiB pending at which a server cuts a client off as slow."""
 
 
+class _Shape(NamedTuple):
+    """What is known of a stream since it was first asked about."""
+
+    replicas: int
+    subjects: tuple[str, ...]
+
+
 class NatsTransport:
     """See `Transport`. Made by `connect`."""
 
@@ -88,7 +95,7 @@ class NatsTransport:
         self._handlers: list[Callable[[bool], None]] = []
         self._pulls: list[NatsPull] = []
         self._follows: list[NatsFollow] = []
-        self._replicas: dict[str, int] = {}
+        self._shapes: dict[str, _Shape] = {}
         self._batches = asyncio.Semaphore(BATCHES_MAX)
         self._closed = False
         self._told = True
@@ -288,20 +295,24 @@ class NatsTransport:
 
     # -- streams: reading
     async def last(self, stream: str, subject: str, *, direct: bool = False) -> Stored | None:
-        if direct or await self._replicas_of(stream) == 1:
+        if direct or (await self._shape_of(stream)).replicas == 1:
             # With one replica the only one that can answer is the leader.
             return await self._direct(f"DIRECT.GET.{stream}.{subject}", None)
         return await self._leader(stream, {"last_by_subj": subject})
 
     async def get(self, stream: str, sequence: int, *, direct: bool = False) -> Stored | None:
-        if direct or await self._replicas_of(stream) == 1:
+        if direct or (await self._shape_of(stream)).replicas == 1:
             return await self._direct(f"DIRECT.GET.{stream}", {"seq": sequence})
         return await self._leader(stream, {"seq": sequence})
 
     async def read(
         self, stream: str, subject: str, *, after: int = 0, limit: int = 256, direct: bool = False
     ) -> Sequence[Stored]:
-        if direct or await self._replicas_of(stream) == 1:
+        if direct or (await self._shape_of(stream)).replicas == 1:
+            if limit == 1:
+                # Of one message the server counts nothing, of a batch all that match.
+                one = await self._direct(f"DIRECT.GET.{stream}", {"seq": after + 1, "next_by_subj": subject})
+                return [one] if one is not None else []
             stored, more = await self._batch(stream, subject, after, limit)
             # A batch ends early at BATCH_BYTES_MAX, and says that there is more.
             while more and 0 < len(stored) < limit:
@@ -347,7 +358,20 @@ class NatsTransport:
     async def _batch(self, stream: str, subject: str, after: int, limit: int) -> tuple[list[Stored], bool]:
         """One batched direct get, and whether there is more.
 
-        Bounded in bytes and in how many are open: left alone the server sends up to 64 MiB at once, which is also
+        For each the server counts what is still to come, subject by subject: 8 ms of its time in a bucket of 10,000
+        keys, 17 ms in one of 100,000. It knows the sum when all subjects are asked for, so who asks for all that the
+        stream may hold does so in its words.
+        """
+        everything = subject.endswith(".>") and (await self._shape_of(stream)).subjects == (subject,)
+        stored, more = await self._page(stream, ">" if everything else subject, after, limit)
+        if everything and not all(one.subject.startswith(subject[:-1]) for one in stored):
+            # The stream takes more subjects than when we asked.
+            self._shapes.pop(stream, None)
+            return await self._page(stream, subject, after, limit)
+        return stored, more
+
+    async def _page(self, stream: str, subject: str, after: int, limit: int) -> tuple[list[Stored], bool]:
+        """Bounded in bytes and in how many are open: left alone the server sends up to 64 MiB at once, which is also
         what may be pending for a client before the server cuts it off as a slow one.
         """
         verb = f"$JS.API.DIRECT.GET.{stream}"
@@ -365,14 +389,16 @@ class NatsTransport:
         more = end.headers.get("Nats-Num-Pending", "0") != "0"
         return [stored_of(head, data) for head, data in collector.parts], more
 
-    async def _replicas_of(self, stream: str) -> int:
-        known = self._replicas.get(stream)
+    async def _shape_of(self, stream: str) -> _Shape:
+        known = self._shapes.get(stream)
         if known is None:
             answer = msgspec.json.decode(await self.api(f"STREAM.INFO.{stream}"))
             error = answer.get("error")
             if error is not None:
                 raise Refused(f"stream {stream}", error.get("err_code", 0), error.get("description", ""))
-            known = self._replicas[stream] = int(answer["config"].get("num_replicas", 1))
+            config = answer["config"]
+            known = _Shape(int(config.get("num_replicas", 1)), tuple(config.get("subjects", ())))
+            self._shapes[stream] = known
         return known
 
     async def follow(
@@ -461,7 +487,7 @@ class NatsTransport:
         return [name for name in await list_streams(self.api) if name.startswith(prefix)]
 
     async def remove(self, stream: str, consumer: str = "") -> bool:
-        self._replicas.pop(stream, None)
+        self._shapes.pop(stream, None)
         return await remove_asset(self.api, stream, consumer)
 
     # -- the end
