@@ -70,6 +70,8 @@ class Runs:
         self._waited = 0
         """Runs that were started and waited for in one call, whose ids nobody needs to know."""
         self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._asked = asyncio.Event()
+        """Somebody waits for the end of one run."""
         self._all_ended = asyncio.Event()
         self._hinted: set[str] = set()
         self._hint = asyncio.Event()
@@ -132,19 +134,24 @@ class Runs:
         offset = SYSTEM_CLOCK.now() - now()
         tries = 0
         while True:
-            page = await transport.read(stream, everything, after=self._after, limit=WATCH_PAGE)
+            # A page is counted by the server, one message is not: dear while one by one is fast enough.
+            limit = 1 if self._waiting else WATCH_PAGE
+            page = await transport.read(stream, everything, after=self._after, limit=limit)
             for stored in page:
                 self._after = stored.sequence
                 if ENDED in stored.data:
                     self._on_end(self._names.run_of_journal(stored.subject), stored.at - offset)
-            if len(page) == WATCH_PAGE:
+            tries = 0 if page else tries + 1
+            if len(page) == limit:
                 continue
             if not self._waiting:
                 # Nobody waits for one run's end, and the server says when each was stored: reading the end of a
                 # stream that is being written costs the server what the engines could use.
-                await asyncio.sleep(LAZY_SECONDS)
+                self._asked.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAZY_SECONDS):
+                        await self._asked.wait()
                 continue
-            tries = 0 if page else tries + 1
             if self._hinted and tries < LOOKS:
                 continue
             self._hinted.clear()
@@ -166,6 +173,7 @@ class Runs:
         if run in self._ended:
             return
         waiting = self._waiting[run] = asyncio.get_running_loop().create_future()
+        self._asked.set()
         async with asyncio.timeout(RUN_SECONDS):
             await waiting
 
@@ -368,7 +376,7 @@ class Runs:
             at = now()
             await client.message(run, "word", {"number": number})
             await self._end_of(run)
-            latencies.append(self._ended[run] - at)
+            latencies.append(now() - at)
         return figures_of(latencies, now() - began)
 
     # -- what the streams say
