@@ -49,6 +49,10 @@ from jetloom.workflows import Compiled, Definition, compile_definition
 ROOM = 512 * 1024
 
 
+def _bytes(state: core.RunState) -> bytes:
+    return msgspec.json.encode(state, order="deterministic")
+
+
 class Player:
     """One run, any number of engines, one journal."""
 
@@ -64,7 +68,11 @@ class Player:
     def state(self) -> core.RunState:
         state = core.RunState("r")
         for entry, records in self.journal:
+            kept = core.copy_state(state)
+            before, after = _bytes(kept), _bytes(core.fold_entry(core.copy_state(state), entry, records))
             state = core.fold_entry(state, entry, records)
+            assert _bytes(state) == after, "a copy folds into the same"
+            assert _bytes(kept) == before, "a copy is its own"
         return state
 
     # -- the language

@@ -24,9 +24,13 @@ from .core import (
     TakeOver,
     Unsendable,
     changes,
+    copy_state,
     elsewhere,
     fold_entry,
 )
+
+COPIED_FROM = 8
+"""Lines from which on a copy of a state costs less than folding it once more."""
 
 
 class Message:
@@ -128,6 +132,8 @@ class Run:
         self.lines: list[Line] = []
         self.weight = 0
         """Bytes of the lines."""
+        self._base: tuple[RunState, int] | None = None
+        """What the first so many lines fold into."""
         self.compiled: Compiled | None = None
         self.frontier: Frontier | None = None
         self.messages: dict[str, Message] = {}
@@ -211,7 +217,7 @@ class Run:
         """Adds a line to those since the last snapshot."""
         if line.snapshot is not None:
             self.lines.clear()
-            self.weight = 0
+            self.weight, self._base = 0, None
         self.lines.append(line)
         self.weight += len(line.data)
 
@@ -231,19 +237,25 @@ class Run:
         return self.state is not None and self.state.live(ref)
 
     def reset(self) -> None:
-        """The state as the known lines say: after a refused decision, which had folded what it wanted."""
-        lines, self.lines = self.lines, []
-        self.state = RunState(self.id)
+        """The state as the known lines say: after a refused decision, which had folded what it wanted.
+
+        A run whose entries are refused has other engines at it, and will be here again: the next time only what came
+        since is folded.
+        """
+        (state, folded), self._base = self._base or (RunState(self.id), 0), None
+        for line in self.lines[folded:]:
+            state = fold_entry(state, line.entry, line.records)
+        self.state = state
+        if len(self.lines) >= COPIED_FROM:
+            self._base = copy_state(state), len(self.lines)
         self.frontier = None
         self.draft = None
         self.inputs.clear()
-        for line in lines:
-            self.state = fold_entry(self.state, line.entry, line.records)
-        self.lines = lines
 
     def lose(self) -> None:
         """Nothing is known of the journal any more."""
         self.state, self.last, self.state_tick, self.lines, self.weight = None, 0, -1, [], 0
+        self._base = None
         self.frontier, self.draft, self.compiled = None, None, None
         # What was known of that journal is no knowledge of the next one, which may be another incarnation's: whatever
         # was still to be sent is derived again before anything is acknowledged.
