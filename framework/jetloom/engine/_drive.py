@@ -355,8 +355,8 @@ class Driver:
         if draft.stamp.n == 1:
             shell.count("jetloom_runs_started_total", workflow=run.workflow)
         if draft.state.finished is not None:
-            self._count_end(run, state)
             self._notify(run, state)
+            self._count_end(run, state)
         for cover in state.covers.values():
             if cover.holder != shell.id:
                 run.hints.add(cover.holder)

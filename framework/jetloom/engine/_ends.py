@@ -18,6 +18,7 @@ from ..messages import H_ROLLUP, INBOX, Finished, Names
 from ..stores import JournalStore, Line
 from ..transport import Incoming, Subscription, Transport
 from ..types import JSON
+from ._wake import Wake
 
 POLL = 1.0
 """Seconds between looks at a journal while its run is waited for."""
@@ -37,7 +38,7 @@ class End:
 
     def __init__(self, inbox: str = "") -> None:
         self.inbox = inbox
-        self.changed = asyncio.Event()
+        self.changed = Wake()
         self.finished: Finished | None = None
 
 
@@ -56,9 +57,10 @@ class Ends:
 
     async def expect(self) -> End:
         """An end with an inbox, for a start that is about to be sent. `forget` it."""
-        if self._listening is None:
-            self._listening = asyncio.ensure_future(self._listen())
-        await asyncio.shield(self._listening)
+        if self._notices is None:
+            if self._listening is None:
+                self._listening = asyncio.ensure_future(self._listen())
+            await asyncio.shield(self._listening)
         self._count += 1
         token = str(self._count)
         end = self._waiting[token] = End(f"{self._prefix}.{token}")
@@ -95,20 +97,20 @@ class Ends:
         self, run: str, end: End, seconds: float | None, exists: Callable[[], Awaitable[None]]
     ) -> JSON:
         """The result of a run whose start carries the inbox. Raises `TimeoutError`, and how the run failed."""
-        async with asyncio.timeout(seconds):
-            try:
-                async with asyncio.timeout(POLL):
-                    await end.changed.wait()
-            except TimeoutError:
-                # Its notice may be lost, and it may be long: from here on its journal is listened to as well.
-                return await self._follow(run, end, exists)
-            finished = end.finished or await self._look(run, end, exists)
-        return result_of(run, finished)
+        began = asyncio.get_running_loop().time()
+        await end.changed.wait(POLL if seconds is None else min(POLL, seconds))
+        if end.finished is not None:
+            return result_of(run, end.finished)
+        # The notice may be lost, the run may be long, its end may be too large to be told: its journal says.
+        left = None if seconds is None else seconds - (asyncio.get_running_loop().time() - began)
+        return await self.listen(run, left, exists, end)
 
-    async def listen(self, run: str, seconds: float | None, exists: Callable[[], Awaitable[None]]) -> JSON:
+    async def listen(
+        self, run: str, seconds: float | None, exists: Callable[[], Awaitable[None]], end: End | None = None
+    ) -> JSON:
         """The result of any run. Raises `TimeoutError`, and how the run failed."""
         async with asyncio.timeout(seconds):
-            return await self._follow(run, End(), exists)
+            return await self._follow(run, end or End(), exists)
 
     async def _follow(self, run: str, end: End, exists: Callable[[], Awaitable[None]]) -> JSON:
         def note(hint: Incoming) -> None:
@@ -143,13 +145,8 @@ class Ends:
                 seen = True
             except (RequestTimeout, Disconnected):
                 seen = True
-            try:
-                async with asyncio.timeout(pause):
-                    await end.changed.wait()
-                # The server hands a message on before it has stored it: what is hinted at may be there in a moment.
-                pause = HINTED
-            except TimeoutError:
-                pause = min(pause * 2, POLL)
+            # The server hands a message on before it has stored it: what is hinted at may be there in a moment.
+            pause = HINTED if await end.changed.wait(pause) else min(pause * 2, POLL)
         return end.finished
 
 

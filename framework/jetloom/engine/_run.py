@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from ..messages import Entry, Held, MailboxAddress
@@ -13,6 +11,7 @@ from ..types import JSON, RunStatus
 from ..workflows import Compiled
 from ._constants import SURE
 from ._executor import Body
+from ._wake import Wake
 from .core import (
     Arrived,
     BodyEnded,
@@ -80,41 +79,6 @@ class Message:
         self.basis = max(self.basis, basis)
         if not was_sure:
             self.hold.sure_since = tick
-
-
-class Wake:
-    """What a run's loop waits for: that somebody says that something changed, or that time has passed.
-
-    One timer and one future: an `asyncio.Event` under an `asyncio.timeout` costs several times as much, at every
-    wait of every run.
-    """
-
-    __slots__ = ("_future", "_set")
-
-    def __init__(self) -> None:
-        self._set = False
-        self._future: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        self._set = True
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    def clear(self) -> None:
-        self._set = False
-
-    async def wait(self, seconds: float) -> None:
-        """Until it is set, at most so many seconds. One waits at a time."""
-        if self._set:
-            return
-        loop = asyncio.get_running_loop()
-        self._future = loop.create_future()
-        timer = loop.call_later(seconds, self.set)
-        try:
-            await self._future
-        finally:
-            timer.cancel()
-            self._future = None
 
 
 class Run:

@@ -8,12 +8,12 @@ under way at once both ways are measured, and the faster one is kept until it is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Literal
 
 from ..errors import ConditionFailed, InvalidInput, OutcomeUnknown, PayloadTooLarge, Refused
 from ..lifecycle import TaskSet
-from ..transport import Transport, Write
+from ..transport import Appended, Transport, Write
 
 type Grouping = Literal["auto", "always", "never"]
 
@@ -73,7 +73,7 @@ class GroupCommit:
                 self._measure(asyncio.get_running_loop().time())
             if self._mode == "always" or (self._grouping and self._in_crowd()):
                 return await self._join(write)
-            return await self._alone(write)
+            return (await self._alone(write)).sequence
         finally:
             self._under_way -= 1
             self._ended += 1
@@ -120,8 +120,8 @@ class GroupCommit:
         self._settled = now + WINDOW
 
     # -- alone
-    async def _alone(self, write: Write) -> int:
-        done = await self._transport.append(
+    def _alone(self, write: Write) -> Awaitable[Appended]:
+        return self._transport.append(
             write.subject,
             write.data,
             headers=write.headers,
@@ -129,7 +129,6 @@ class GroupCommit:
             rollup=write.rollup,
             ttl=write.ttl,
         )
-        return done.sequence
 
     # -- in a batch
     async def _join(self, write: Write) -> int:
@@ -195,7 +194,7 @@ class GroupCommit:
 
     async def _send_one(self, entry: _Entry) -> None:
         try:
-            sequence = await self._alone(entry.write)
+            sequence = (await self._alone(entry.write)).sequence
         except (ConditionFailed, Refused, PayloadTooLarge, InvalidInput, OutcomeUnknown) as error:
             _fail(entry, error)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ class JournalStore:
                 return lines
         raise DecodeFailed(f"the journal of run {run}", "entries are missing")
 
-    async def append(
+    def append(
         self,
         run: str,
         data: bytes,
@@ -101,11 +101,11 @@ class JournalStore:
         nonce: str,
         rollup: bool = False,
         ttl: float | None = None,
-    ) -> int:
+    ) -> Awaitable[int]:
         """Its sequence. Raises `ConditionFailed`, `OutcomeUnknown`, `Refused`, `PayloadTooLarge`."""
         headers = {H_NONCE: nonce, H_VERSION: VERSION}
         write = Write(self._names.journal(run), data, headers, ttl, expected, rollup)
-        return await self._groups[self._names.shard(run)].append(write)
+        return self._groups[self._names.shard(run)].append(write)
 
     async def stop(self) -> None:
         """For who appends: nothing of it is under way afterwards."""
