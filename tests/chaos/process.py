@@ -1,6 +1,6 @@
 """A process of the chaos suite: an engine with local handlers, or a worker. Its bodies keep books in a file.
 
-`python -m tests.chaos.process engine --nats URL --name e1 --books FILE`
+`python -m tests.chaos.process engine --nats URL --name e1 --books FILE [--plain] [--grouping always]`
 """
 
 from __future__ import annotations
@@ -72,15 +72,23 @@ async def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--books", required=True, type=Path)
+    parser.add_argument("--plain", action="store_true", help="through nats-py's public interface")
+    parser.add_argument("--grouping", choices=["auto", "always"], default="auto")
     arguments = parser.parse_args()
     names = Names()
-    transport = await connect(arguments.nats, name=arguments.name)
+    transport = await connect(
+        arguments.nats, name=arguments.name, hot_path=False if arguments.plain else None
+    )
     books = Books(arguments.books, f"{arguments.name}-{os.getpid()}")
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     if arguments.kind == "engine":
         serving: Engine | Worker = Engine(
-            transport, names, handlers=handlers(books, "local"), name=arguments.name
+            transport,
+            names,
+            handlers=handlers(books, "local"),
+            name=arguments.name,
+            grouping=arguments.grouping,
         )
     else:
         serving = Worker(transport, names, handlers=handlers(books, "far"))

@@ -26,15 +26,22 @@ pytestmark = pytest.mark.xdist_group("chaos")
 @pytest.mark.timeout(240)
 async def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     """Engines and workers killed, one engine frozen for 30 s, the server killed with its store kept: every run ends
-    exactly once, no body begins after its result is journaled, events exist once, undos are complete and in order."""
+    exactly once, no body begins after its result is journaled, events exist once, undos are complete and in order.
+
+    A mixed fleet: with and without the hot path, with single appends and with group commit.
+    """
     seed = int(os.environ.get("CHAOS_SEED") or random.Random(time.time_ns()).randrange(10**6))
     print(f"seed {seed}: repeat with CHAOS_SEED={seed}")
     dice = random.Random(seed)
     world = World(tmp_path)
     client = await world.start()
     try:
-        engines = [await world.child("engine", f"e{number}") for number in range(3)]
-        workers = [await world.child("worker", f"w{number}") for number in range(2)]
+        engines = [
+            await world.child("engine", "e0"),
+            await world.child("engine", "e1", "--grouping", "always"),
+            await world.child("engine", "e2", "--plain"),
+        ]
+        workers = [await world.child("worker", "w0"), await world.child("worker", "w1", "--plain")]
         starting = asyncio.create_task(_start_all(world, dice))
         await _faults(world, dice, engines, workers)
         await starting

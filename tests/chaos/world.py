@@ -59,9 +59,10 @@ DEFINITIONS = (
 class Child:
     """One process of the suite."""
 
-    def __init__(self, kind: str, name: str, url: str, books: Path) -> None:
+    def __init__(self, kind: str, name: str, url: str, books: Path, options: Sequence[str] = ()) -> None:
         self.kind = kind
         self.name = name
+        self._options = options
         self._url = url
         self._books = books
         self.process: asyncio.subprocess.Process | None = None
@@ -79,6 +80,7 @@ class Child:
             self.name,
             "--books",
             str(self._books),
+            *self._options,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             cwd=ROOT,
@@ -141,8 +143,8 @@ class World:
         self.client = Client(self.transport, self.names)
         return self.client
 
-    async def child(self, kind: str, name: str) -> Child:
-        child = Child(kind, name, self.server.url, self.books)
+    async def child(self, kind: str, name: str, *options: str) -> Child:
+        child = Child(kind, name, self.server.url, self.books, options)
         await child.start()
         self.children[name] = child
         return child

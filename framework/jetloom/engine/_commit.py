@@ -24,6 +24,13 @@ HISTORY_PLAIN_BYTES = 8 * 1024
 """Up to here deflating costs more than the bytes that it saves, and `nats kv get` shows the whole run."""
 HISTORY_LEVEL = 1
 """Of zlib: a finish is on the hot path, and journals repeat themselves enough for the fastest level."""
+CHECKSUM = 4
+"""Bytes of Adler-32, at the end of a zlib stream."""
+LAST_BLOCK = b"\x03\x00"
+"""Deflate's last block, empty."""
+DEFLATED_END = b"\x00\x00\xff\xff" + LAST_BLOCK
+"""How a flushed stream ends, but for its checksum: with a stored block of no bytes, and the last one."""
+DEFLATED_START = b"\x78\x01\x00" + DEFLATED_END + zlib.adler32(b"").to_bytes(CHECKSUM)
 
 
 class Outcome(Enum):
@@ -156,10 +163,11 @@ async def _entry(shell: Shell, run: Run, draft: Draft) -> tuple[Entry, tuple[Rec
     data = encode(entry)
     if len(data) <= shell.transport.server.max_payload // 2:
         return entry, records, data, rollup
-    state.stored = True
-    if rollup:
+    if rollup and not state.stored:
         # The snapshot must know that a blob exists, or nobody would ever purge it.
+        state.stored = True
         records = (_snapshot(run, state), *given)
+    state.stored = True
     blob = await _put(shell, run, state.inc, encode(records))
     entry = msgspec.structs.replace(entry, records=(), blob=blob)
     return entry, records, encode(entry), rollup
@@ -179,8 +187,11 @@ def _due(run: Run) -> bool:
     """Whether a snapshot pays: often enough to bound reading, rarely enough that the cost per step stays flat."""
     if not run.lines or (len(run.lines) < SNAPSHOT_ENTRIES and run.weight < SNAPSHOT_BYTES):
         return False
-    snapshot = len(run.lines[0].data) if run.lines[0].snapshot is not None else 0
-    return run.weight - snapshot >= snapshot / 10
+    first = run.lines[0]
+    if first.snapshot is None:
+        return True
+    size = first.entry.blob.size if first.entry.blob is not None else len(first.data)
+    return run.weight - len(first.data) >= size / 10
 
 
 def _snapshot(run: Run, state: RunState) -> Snapshot:
@@ -193,13 +204,32 @@ def pack_history(lines: list[Line]) -> tuple[tuple[msgspec.Raw, ...], str]:
     if not lines:
         return (), ""
     first = lines[0].snapshot
-    parts = unpack_history(first) if first is not None else []
-    parts += [
+    parts = [
         encode(strip_snapshot(line)) if line.snapshot or line.entry.blob else line.data for line in lines
     ]
-    if (first is None or not first.history) and sum(map(len, parts)) < HISTORY_PLAIN_BYTES:
+    if first is not None and first.history:
+        return (), base64.b64encode(_deflated(parts, base64.b64decode(first.history))).decode()
+    if first is not None:
+        parts = [*map(bytes, first.entries), *parts]
+    if sum(map(len, parts)) < HISTORY_PLAIN_BYTES:
         return tuple(map(msgspec.Raw, parts)), ""
-    return (), base64.b64encode(zlib.compress(b"\n".join(parts), HISTORY_LEVEL)).decode()
+    return (), base64.b64encode(_deflated(parts)).decode()
+
+
+def _deflated(parts: list[bytes], before: bytes = DEFLATED_START) -> bytes:
+    """One zlib stream of all lines, which goes on where the one `before` ended: no line is deflated twice.
+
+    Each piece ends flushed, at a byte, and the stream with an empty block and the checksum of all.
+    """
+    lines = b"".join(part + b"\n" for part in parts)
+    if not before.endswith(DEFLATED_END, 0, -CHECKSUM):
+        # Not of this writing: it has no seam.
+        lines, before = zlib.decompress(before) + b"\n" + lines, DEFLATED_START
+    packer = zlib.compressobj(HISTORY_LEVEL, wbits=-zlib.MAX_WBITS)
+    checksum = zlib.adler32(lines, int.from_bytes(before[-CHECKSUM:]))
+    piece = packer.compress(lines) + packer.flush(zlib.Z_FULL_FLUSH)
+    seam = len(before) - CHECKSUM - len(LAST_BLOCK)
+    return before[:seam] + piece + LAST_BLOCK + checksum.to_bytes(CHECKSUM)
 
 
 def unpack_history(snapshot: Snapshot) -> list[bytes]:
