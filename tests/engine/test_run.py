@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from jetloom.engine._commit import _due
+from jetloom.engine._constants import SNAPSHOT_BYTES, SNAPSHOT_ENTRIES
 from jetloom.engine._run import COPIED_FROM, Run
 from jetloom.engine.core import RunState, Stamp, apply, fold_entry
-from jetloom.messages import Driven, Entry, Record, Snapshot, StepCompleted, StepStarted, encode
+from jetloom.messages import BlobRef, Driven, Entry, Record, Snapshot, StepCompleted, StepStarted, encode
 from jetloom.stores import Line
 
 
@@ -63,3 +65,31 @@ def test_a_snapshot_replaces_what_was_folded() -> None:
     run.lose()
     run.reset()
     assert run.state == RunState("r")
+
+
+def blobbed(n: int, size: int, *records: Record) -> Line:
+    """An entry whose records stand in a blob."""
+    whole = line(n, *records)
+    entry = msgspec.structs.replace(whole.entry, records=(), blob=BlobRef("00", size, 1, "r", 1))
+    return Line(n, "", entry, records, encode(entry))
+
+
+def entries_until_due(run: Run, size: int) -> int:
+    """How many entries of so many bytes a run keeps before its next snapshot."""
+    for count in range(1, 10_000):
+        run.keep(blobbed(count + 1, size, Driven()))
+        if _due(run):
+            return count
+    raise AssertionError("no snapshot would ever be due")
+
+
+def test_a_snapshot_is_due_by_what_is_stored() -> None:
+    """After a large snapshot in a blob, when the entries since weigh a tenth of it: in blobs as in themselves."""
+    large, small = Run("large"), Run("small")
+    large.keep(blobbed(1, 100 * SNAPSHOT_BYTES, Snapshot(msgspec.Raw(b"{}"))))
+    small.keep(line(1, Snapshot(msgspec.Raw(b"{}"))))
+    assert entries_until_due(large, SNAPSHOT_BYTES // 2) == 20
+    assert entries_until_due(small, SNAPSHOT_BYTES // 2) == 2
+    light = Run("light")
+    light.keep(line(1, Snapshot(msgspec.Raw(b"{}"))))
+    assert entries_until_due(light, 100) == SNAPSHOT_ENTRIES - 1

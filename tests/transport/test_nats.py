@@ -74,6 +74,18 @@ async def test_a_stream_that_takes_more_subjects_than_it_did(transport: NatsTran
     await transport.remove("GROWS")
 
 
+async def test_a_subscription_that_was_given_up_is_none(transport: NatsTransport) -> None:
+    """Who is cancelled before it has its subscription leaves none behind: nobody could stop it."""
+    link = transport.link
+    assert isinstance(link, FastLink)
+    before = len(link._subs)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await transport.subscribe("given.up", lambda message: None)
+    assert len(link._subs) == before
+
+
 async def test_a_follow_of_no_stream_is_refused(transport: NatsTransport) -> None:
     """A follow does not wait for a stream that nobody made: it says so at once."""
     with pytest.raises(Refused) as refused:

@@ -134,7 +134,7 @@ class Runs:
         offset = SYSTEM_CLOCK.now() - now()
         tries = 0
         while True:
-            # A page is counted by the server, one message is not: dear while one by one is fast enough.
+            # Whoever waits for one end has few to see, and one message is the server's quickest answer.
             limit = 1 if self._waiting else WATCH_PAGE
             page = await transport.read(stream, everything, after=self._after, limit=limit)
             for stored in page:

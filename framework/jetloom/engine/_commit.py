@@ -190,8 +190,7 @@ def _due(run: Run) -> bool:
     first = run.lines[0]
     if first.snapshot is None:
         return True
-    size = first.entry.blob.size if first.entry.blob is not None else len(first.data)
-    return run.weight - len(first.data) >= size / 10
+    return run.weight - first.size >= first.size / 10
 
 
 def _snapshot(run: Run, state: RunState) -> Snapshot:
@@ -224,7 +223,7 @@ def _deflated(parts: list[bytes], before: bytes = DEFLATED_START) -> bytes:
     lines = b"".join(part + b"\n" for part in parts)
     if not before.endswith(DEFLATED_END, 0, -CHECKSUM):
         # Not of this writing: it has no seam.
-        lines, before = zlib.decompress(before) + b"\n" + lines, DEFLATED_START
+        lines, before = zlib.decompress(before).rstrip(b"\n") + b"\n" + lines, DEFLATED_START
     packer = zlib.compressobj(HISTORY_LEVEL, wbits=-zlib.MAX_WBITS)
     checksum = zlib.adler32(lines, int.from_bytes(before[-CHECKSUM:]))
     piece = packer.compress(lines) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -98,9 +98,11 @@ class Ends:
     ) -> JSON:
         """The result of a run whose start carries the inbox. Raises `TimeoutError`, and how the run failed."""
         began = asyncio.get_running_loop().time()
-        await end.changed.wait(POLL if seconds is None else min(POLL, seconds))
+        told = await end.changed.wait(POLL if seconds is None else min(POLL, seconds))
         if end.finished is not None:
             return result_of(run, end.finished)
+        if not told and seconds is not None and seconds <= POLL:
+            raise TimeoutError
         # The notice may be lost, the run may be long, its end may be too large to be told: its journal says.
         left = None if seconds is None else seconds - (asyncio.get_running_loop().time() - began)
         return await self.listen(run, left, exists, end)

@@ -152,9 +152,9 @@ class Receiver:
         if arrived.address.inc not in (0, inc) or arrived.address.kind in ("result", "wake"):
             await self.conclude(run, message, elsewhere=True)
             return
-        run.state, run.last, run.lines, run.weight = RunState(run.id), 0, [], 0
+        state = run.begin()
         run.compiled = await shell.definitions.find(body.workflow, body.fingerprint)
-        draft = Draft(run.state, run.compiled, shell.surroundings(run, shell.clock.now()))
+        draft = Draft(state, run.compiled, shell.surroundings(run, shell.clock.now()))
         adopt(draft, body, inc, arrived)
         if await commit(shell, run, draft) is Outcome.REFUSED:
             run.lose()

@@ -95,7 +95,7 @@ class Run:
         self.state_tick = -1
         self.lines: list[Line] = []
         self.weight = 0
-        """Bytes of the lines."""
+        """Bytes of the lines, those in blobs too."""
         self._base: tuple[RunState, int] | None = None
         """What the first so many lines fold into."""
         self.compiled: Compiled | None = None
@@ -183,7 +183,7 @@ class Run:
             self.lines.clear()
             self.weight, self._base = 0, None
         self.lines.append(line)
-        self.weight += len(line.data)
+        self.weight += line.size
 
     def _doubt(self) -> None:
         """A snapshot of another engine may hide entries: own ones, whose outputs nobody sent, and takeovers."""
@@ -210,11 +210,17 @@ class Run:
         for line in self.lines[folded:]:
             state = fold_entry(state, line.entry, line.records)
         self.state = state
-        if len(self.lines) >= COPIED_FROM:
+        if len(self.lines) >= COPIED_FROM or (self.lines and self.lines[0].snapshot is not None):
             self._base = copy_state(state), len(self.lines)
         self.frontier = None
         self.draft = None
         self.inputs.clear()
+
+    def begin(self) -> RunState:
+        """The state of a run without a journal."""
+        self.state = state = RunState(self.id)
+        self.last, self.lines, self.weight, self._base = 0, [], 0, None
+        return state
 
     def lose(self) -> None:
         """Nothing is known of the journal any more."""

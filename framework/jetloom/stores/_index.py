@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import DecodeFailed, OutcomeUnknown, Refused
 from ..messages import Names, encode, escape_token, unescape_token
-from ..transport import Transport, Write
+from ..transport import Stored, Transport, Write
 from ..types import RunStatus
 
 GATHER_SECONDS = 0.01
@@ -125,15 +125,13 @@ class IndexStore:
         limit: int = 100,
     ) -> Sequence[IndexRow]:
         """Rows in the order in which runs came to their status, after position `after`."""
-        name = escape_token(workflow) if workflow else "*"
-        filtered = f"{status or '*'}.{name}.*" if status or workflow else ">"
-        page = await self._transport.read(
-            self._names.index_stream,
-            f"$KV.{self._names.index_bucket}.{filtered}",
-            after=after,
-            limit=limit,
-            direct=True,
-        )
+        prefix = f"$KV.{self._names.index_bucket}."
+        rows_only = f"{prefix}{status or '*'}.{escape_token(workflow) if workflow else '*'}.*"
+        subject = rows_only if status or workflow else f"{prefix}>"
+        page = await self._read(subject, after, limit)
+        if any(stored.subject.count(".") != rows_only.count(".") for stored in page):
+            # Somebody else's keys are among them: without them, though the server has to count.
+            page = await self._read(rows_only, after, limit)
         rows: list[IndexRow] = []
         for stored in page:
             found, name, run = stored.subject.split(".")[-3:]
@@ -143,3 +141,8 @@ class IndexStore:
                 raise DecodeFailed(f"index row {stored.subject}", str(error)) from error
             rows.append(IndexRow(stored.sequence, run, unescape_token(name), RunStatus(found), value))
         return rows
+
+    async def _read(self, subject: str, after: int, limit: int) -> Sequence[Stored]:
+        return await self._transport.read(
+            self._names.index_stream, subject, after=after, limit=limit, direct=True
+        )

@@ -45,6 +45,11 @@ class Line(NamedTuple):
     data: bytes
 
     @property
+    def size(self) -> int:
+        """Bytes, those in a blob too."""
+        return self.entry.blob.size if self.entry.blob is not None else len(self.data)
+
+    @property
     def snapshot(self) -> Snapshot | None:
         first = self.records[0] if self.records else None
         return first if isinstance(first, Snapshot) else None

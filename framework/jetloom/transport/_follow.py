@@ -21,6 +21,8 @@ logger = logging.getLogger("jetloom.transport")
 
 STREAM_NOT_FOUND = 10059
 LOOK = 1.0
+HINTED = 0.002
+"""Until the second look for what was hinted at and is not there yet; doubled each time."""
 PAGE = 256
 SINGLES = 64
 
@@ -87,13 +89,21 @@ class NatsFollow:
         self._wake.set()
 
     async def _loop(self) -> None:
+        pause = LOOK
         while True:
+            hinted = False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
+                async with asyncio.timeout(pause):
                     await self._wake.wait()
+                    hinted = True
             self._wake.clear()
+            pause = min(pause * 2, LOOK)
             try:
-                await self._catch_up()
+                if await self._catch_up():
+                    pause = LOOK
+                elif hinted:
+                    # The server hands a message on before it has stored it.
+                    pause = HINTED
             except (RequestTimeout, Disconnected):
                 continue
             except Refused as error:
@@ -102,13 +112,16 @@ class NatsFollow:
                     "a follow finds no stream", extra={"stream": self._stream, "error": str(error)}
                 )
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self) -> bool:
+        """Hands on all that there is; whether that was anything."""
+        before = self._after
         # At the end of a stream one by one: each page would have the server count all that matches.
         for _ in range(SINGLES):
             if not await self._next(1):
-                return
+                return self._after != before
         while await self._next(PAGE):
             pass
+        return True
 
     async def _next(self, limit: int) -> bool:
         """Hands on the next `limit` messages; whether there may be more."""

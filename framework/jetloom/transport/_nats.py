@@ -197,7 +197,14 @@ class NatsTransport:
             handler(Incoming(found, data, head.headers, reply))
 
         sid = self._link.listen(subject, received, queue)
-        await self.flush()
+        listening = False
+        try:
+            await self.flush()
+            listening = True
+        finally:
+            if not listening:
+                # Nobody will ever stop what nobody was given.
+                self._link.forget(sid)
         return _Listening(self, sid)
 
     # -- streams: writing
@@ -362,7 +369,7 @@ class NatsTransport:
         keys, 17 ms in one of 100,000. It knows the sum when all subjects are asked for, so who asks for all that the
         stream may hold does so in its words.
         """
-        everything = subject.endswith(".>") and (await self._shape_of(stream)).subjects == (subject,)
+        everything = subject.endswith(".>") and await self._holds_only(stream, subject)
         stored, more = await self._page(stream, ">" if everything else subject, after, limit)
         if everything and not all(one.subject.startswith(subject[:-1]) for one in stored):
             # The stream takes more subjects than when we asked.
@@ -388,6 +395,13 @@ class NatsTransport:
             raise RequestTimeout(f"a read ({end.description})", 0.0)
         more = end.headers.get("Nats-Num-Pending", "0") != "0"
         return [stored_of(head, data) for head, data in collector.parts], more
+
+    async def _holds_only(self, stream: str, subject: str) -> bool:
+        """Whether the stream takes nothing else. Not while its leader does not say: any replica serves a page."""
+        try:
+            return (await self._shape_of(stream)).subjects == (subject,)
+        except RequestTimeout:
+            return False
 
     async def _shape_of(self, stream: str) -> _Shape:
         known = self._shapes.get(stream)
