@@ -65,14 +65,17 @@ def test_a_lost_notice_costs_a_look() -> None:
     play(test)
 
 
-def test_patience_ends_the_waiting_only() -> None:
-    """A waiter that gives up leaves the run alone."""
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 3.0])
+def test_patience_ends_the_waiting_only(seconds: float) -> None:
+    """A waiter gives up when it said it would, and leaves the run alone."""
 
     async def test(world: World) -> None:
         await world.begin(WAITS)
         await world.engine("e0")
+        began = asyncio.get_running_loop().time()
         with pytest.raises(WaitTimeout):
-            await world.client.run("waits", id="r1", patience=timedelta(seconds=3))
+            await world.client.run("waits", id="r1", patience=timedelta(seconds=seconds))
+        assert seconds <= asyncio.get_running_loop().time() - began <= seconds + 0.2
         await world.client.message("r1", "go", 5)
         assert await world.result("r1") == 5
 

@@ -323,7 +323,8 @@ def _close(task: asyncio.Task[Any]) -> None:
             if coroutine is not None:
                 coroutine.close()  # type: ignore[union-attr]
             return
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
+            # A killed process' last words reach nobody: what its `finally` raises, or waits for, ends with it.
             continue
 
 
